@@ -1,0 +1,338 @@
+"""The command line. Every command returns an exit code; what it needs is imported when it is called.
+
+`runbook list` has to answer in well under half a second, and `runbook run` must not keep Ansible waiting for libraries.
+"""
+# ruff: noqa: PLC0415  see above
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from runbook import __version__, errors
+from runbook.project import Project, find_project, state_dir
+
+if TYPE_CHECKING:
+    from runbook.record import Record, Store
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _project(ctx: click.Context) -> Project:
+    return find_project(ctx.find_root().params.get("project"))
+
+
+def _store(ready: bool = False) -> Store:
+    from runbook.runs import open_store
+
+    store = open_store(state_dir())
+    if ready:
+        store.prepare()
+    return store
+
+
+def _print_json(data: Any) -> None:
+    from runbook.redact import shared
+
+    click.echo(json.dumps(shared().data(data), indent=2, default=str))
+
+
+def complete_slugs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from runbook.catalog import Catalog
+
+    catalog = Catalog(_project(ctx))
+    return [CompletionItem(slug) for slug in catalog.slugs if slug.startswith(incomplete)]
+
+
+def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from runbook.record import Store
+
+    names = ["last", *Store(state_dir()).ids()[:50]]
+    return [
+        CompletionItem(name) for name in names if name.startswith(incomplete.upper()) or name == incomplete
+    ]
+
+
+inventory_option = click.option(
+    "-i", "--inventory", multiple=True, envvar="RUNBOOK_INVENTORY", metavar="INVENTORY",
+    help="Inventory file or folder, or the name of one of the project's own. Repeatable.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+run_argument = click.argument("run_id", metavar="ID", shell_complete=complete_runs)
+slug_argument = click.argument("slug", metavar="RUNBOOK", shell_complete=complete_slugs)
+
+
+@click.group(context_settings=CONTEXT)
+@click.option("--project", envvar="RUNBOOK_PROJECT", metavar="DIR", help="Folder with playbooks/ and roles/.")
+@click.version_option(__version__, prog_name="runbook")
+def cli(project: str | None) -> None:
+    """Carry out runbooks with Ansible, and remember what was done.
+
+    Exit codes of a run: 0 nothing left open, 1 findings left open, 2 failed, 3 refused, 4 unreachable, 5 bad input,
+    6 --check found work, 124 time limit, 130 cancelled.
+    """
+
+
+@cli.command("list")
+@json_option
+@click.pass_context
+def list_command(ctx: click.Context, as_json: bool) -> int:
+    """List the runbooks, and when each was last carried out."""
+    from runbook.overview import overview, show_overview
+
+    rows = overview(_project(ctx), _store())
+    _print_json(rows) if as_json else show_overview(rows)
+    return 0
+
+
+@cli.command()
+@slug_argument
+@click.pass_context
+def show(ctx: click.Context, slug: str) -> int:
+    """Show a runbook's page in the terminal."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from runbook.catalog import Catalog
+    from runbook.docs import page
+
+    project = _project(ctx)
+    text = page(project, Catalog(project).get(slug), diagram=False)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(Markdown(text))
+    else:
+        click.echo(text, nl=False)
+    return 0
+
+
+class RunCommand(click.Command):
+    """`run` with a help text that goes on with the inputs of the runbook that was named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["runbook.words"] = [word for word in args if not word.startswith("-")]
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from runbook.catalog import Catalog
+        from runbook.runs import all_options
+
+        project = _project(ctx)
+        catalog = Catalog(project)
+        slug = next((word for word in ctx.meta.get("runbook.words", ()) if word in catalog.slugs), None)
+        if slug is None:
+            with formatter.section("Runbooks"):
+                formatter.write_text(", ".join(catalog.slugs) or "none")
+            return
+        for title, options in zip(
+            (f"Inputs of {slug}", "Inputs of every run"), all_options(project, catalog.get(slug)), strict=True
+        ):
+            if options:
+                with formatter.section(f"{title} (--set name=value)"):
+                    formatter.write_dl([(name, _describe(option)) for name, option in options.items()])
+
+
+def _describe(option: Any) -> str:
+    facts = [option.kind]
+    if option.required:
+        facts.append("required")
+    elif option.default is not None:
+        facts.append(f"default {json.dumps(option.default, default=str)}")
+    if option.choices:
+        facts.append(f"one of {', '.join(map(str, option.choices))}")
+    return f"{option.text} [{', '.join(facts)}]".strip()
+
+
+@cli.command(cls=RunCommand)
+@slug_argument
+@inventory_option
+@click.option("-l", "--limit", metavar="HOSTS", help="Only these hosts or groups of the inventory.")
+@click.option(
+    "--check", is_flag=True, help="Change nothing; show what would be done. Exit code 6 if there is work."
+)
+@click.option("--diff", is_flag=True, help="Show what changes, line by line, with -v.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="NAME=VALUE|@FILE", help="An input, or a YAML file of inputs."
+)
+@click.option("--reason", default="", help="Why this is done; kept in the record.")
+@click.option("--ticket", default="", help="The ticket or incident this belongs to; kept in the record.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Time limit in seconds."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the finished record as JSON.")
+@click.option("--jsonl", is_flag=True, help="Print events as they happen, one JSON object a line.")
+@click.option("-v", "--verbose", count=True, help="Show every task; twice and more: Ansible's own verbosity.")
+@click.pass_context
+def run(ctx: click.Context, /, slug: str, **options: Any) -> int:
+    """Carry out a runbook. `runbook run RUNBOOK --help` lists its inputs."""
+    from runbook.runs import Request, execute
+
+    project = _project(ctx)
+    request = Request(
+        slug=slug,
+        inventory=options["inventory"],
+        limit=options["limit"],
+        check=options["check"],
+        diff=options["diff"],
+        sets=options["sets"],
+        reason=options["reason"],
+        ticket=options["ticket"],
+        timeout_seconds=options["timeout"],
+        verbosity=max(options["verbose"] - 1, int(options["diff"] and options["verbose"] > 1)),
+    )
+    store = _store(ready=True)
+    observer = LazyTerminal(options["jsonl"], options["as_json"], options["verbose"])
+    record = execute(project, store, request, observer)
+    click.echo(f"Record: {store.folder(record.id) / 'run.json'}", err=True)
+    return record.exit_code or 0
+
+
+class LazyTerminal:
+    """Stands in for render.Terminal, which is imported only when Ansible is already at work."""
+
+    def __init__(self, jsonl: bool, as_json: bool, verbosity: int) -> None:
+        self._arguments = (jsonl, as_json, verbosity)
+
+    def __getattr__(self, name: str) -> Any:
+        from runbook.render import Terminal
+
+        terminal = Terminal(*self._arguments)
+        self.__dict__.update(
+            {m: getattr(terminal, m) for m in ("started", "event", "step", "notice", "finished")}
+        )
+        return self.__dict__[name]
+
+
+@cli.group()
+def runs() -> None:
+    """Look at what was done. ID may be the start of an id, or `last`."""
+
+
+@runs.command("list")
+@click.option(
+    "--runbook", "slug", metavar="RUNBOOK", shell_complete=complete_slugs, help="Only this runbook's runs."
+)
+@click.option("--failed", is_flag=True, help="Only runs that did not succeed.")
+@click.option("--host", metavar="HOST", help="Only runs that touched this host.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
+@json_option
+def runs_list(slug: str | None, failed: bool, host: str | None, limit: int, as_json: bool) -> int:
+    """List runs, newest first."""
+    from runbook.overview import show_runs
+    from runbook.runs import select
+
+    found = select(_store(), slug, failed, host, limit)
+    _print_json(found) if as_json else show_runs(found)
+    return 0
+
+
+def _record(run_id: str) -> tuple[Store, Record]:
+    store = _store()
+    return store, store.load(run_id)
+
+
+@runs.command("show")
+@run_argument
+@json_option
+def runs_show(run_id: str, as_json: bool) -> int:
+    """Show one run."""
+    from runbook.overview import show_run
+    from runbook.render import document
+
+    store, record = _record(run_id)
+    _print_json(document(record)) if as_json else show_run(record, store.folder(record.id))
+    return 0
+
+
+@runs.command("replay")
+@run_argument
+def runs_replay(run_id: str) -> int:
+    """Show a run's events again, as they happened."""
+    from runbook.overview import replay
+
+    store, record = _record(run_id)
+    replay(store, record)
+    return 0
+
+
+@runs.command("report")
+@run_argument
+@click.option("--html", "form", flag_value="html", help="One self-contained page.")
+@click.option("--markdown", "form", flag_value="markdown", default=True, help="Markdown (the default).")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; else stdout."
+)
+def runs_report(run_id: str, form: str, output: Path | None) -> int:
+    """Write a report of a run, for people."""
+    from runbook.report import report
+
+    store, record = _record(run_id)
+    text = report(record, store, html=form == "html")
+    if output is None:
+        click.echo(text, nl=False)
+        return 0
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise errors.BadInput(
+            f"{output} cannot be written: {error.strerror}", "Name another file with -o."
+        ) from error
+    click.echo(f"Report: {output.absolute()}", err=True)
+    return 0
+
+
+@cli.command()
+@inventory_option
+@click.option("-l", "--limit", metavar="HOSTS", help="Only these hosts or groups of the inventory.")
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, inventory: tuple[str, ...], limit: str | None, as_json: bool) -> int:
+    """Tell whether runbooks can be carried out from here, and what to do where not."""
+    from runbook.doctor import examine, show_results
+
+    results = examine(_project(ctx), inventory, limit)
+    _print_json([vars(result) for result in results]) if as_json else show_results(results)
+    return 0 if all(result.ok for result in results) else 1
+
+
+@cli.command()
+@slug_argument
+@inventory_option
+@click.option("-l", "--limit", metavar="HOST", help="The host whose environment is wanted.")
+@click.option("--secrets", is_flag=True, help="Print secret values as well; they end up in your shell.")
+@click.pass_context
+def env(ctx: click.Context, slug: str, inventory: tuple[str, ...], limit: str | None, secrets: bool) -> int:
+    """Print the variables the commands on a runbook's page use: eval "$(runbook env RUNBOOK -i INVENTORY -l HOST)"."""
+    from runbook.environments import check_environment, exports
+
+    values = check_environment(_project(ctx), slug, inventory, limit)
+    click.echo(exports(values, secrets), nl=False)
+    return 0
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 when a page is stale.")
+@click.pass_context
+def docs(ctx: click.Context, check: bool) -> int:
+    """Render docs/runbooks/ from the roles."""
+    from runbook.docs import write_pages
+
+    project = _project(ctx)
+    stale = write_pages(project, check)
+    for path in stale:
+        click.echo(f"{'Stale' if check else 'Written'}: {path}", err=True)
+    if check and stale:
+        click.echo("Run `runbook docs` and commit what it writes.", err=True)
+    return int(check and bool(stale))
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    if os.environ.get("NO_COLOR") == "":
+        del os.environ["NO_COLOR"]  # no-color.org: an empty value does not count; rich thinks it does
+    sys.exit(errors.boundary(lambda: cli.main(prog_name="runbook", standalone_mode=False), state_dir))

@@ -1,0 +1,149 @@
+"""Renders docs/runbooks/ from meta/runbook.yml and meta/argument_specs.yml."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from runbook.catalog import Catalog, Check, Runbook
+from runbook.errors import ExitCode
+from runbook.inputs import Option, load_options
+from runbook.project import Project
+from runbook.units import duration
+
+_SHAPES = {"read": '(["{}"])', "change": '["{}"]', "destructive": '{{{{"{}"}}}}', "manual": '[/"{}"/]'}
+KINDS = {
+    "read": "reads only",
+    "change": "changes, can be repeated",
+    "destructive": "can lose data, asks first",
+    "manual": "a person does it",
+}
+
+
+def templates(autoescape: bool) -> Environment:
+    loader = PackageLoader("runbook", "templates")
+    # Markdown pages are made from this repository's own text; HTML is always escaped.
+    env = Environment(
+        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters["duration"] = duration
+    return env
+
+
+def cell(text: object) -> str:
+    """Given text, return it fit for a cell of a Markdown table."""
+    return " ".join(str(text).replace("|", "\\|").split())
+
+
+def fence(text: str, language: str) -> str:
+    """Given text, return it as a code block that no backtick inside can end."""
+    ticks = "```"
+    while ticks in text:
+        ticks += "`"
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def flat_options(options: dict[str, Option], prefix: str = "") -> Iterator[tuple[str, Option]]:
+    """Yield every input with its nested ones, named `outer[].inner` or `outer.inner`."""
+    for name, option in options.items():
+        yield prefix + name, option
+        if option.options:
+            joint = "[]." if option.type == "list" else "."
+            yield from flat_options(option.options, f"{prefix}{name}{joint}")
+
+
+def default_text(option: Option) -> str:
+    if option.required:
+        return "required"
+    if option.default is None:
+        return ""
+    return f"`{json.dumps(option.default, default=str) if not isinstance(option.default, str) else option.default}`"
+
+
+def remedy(runbook: Runbook, check: Check) -> str:
+    """Return what to do when a check fails: the step that does it, or the text."""
+    step = runbook.step(check.otherwise.remedy)
+    if step is None:
+        return check.otherwise.remedy
+    return f"step `{step.id}`: {step.does[0].lower()}{step.does[1:].rstrip('.')}"
+
+
+def _label(text: str) -> str:
+    words, lines = text.replace('"', "#quot;").split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 32:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "<br/>".join(lines)
+
+
+def flowchart(runbook: Runbook) -> str:
+    """Return the run as a Mermaid flowchart: the frame around the steps, and how it can end."""
+    lines = ["flowchart TD", '  open(["open: take the lease, refuse what is not safe"]) --> probe']
+    lines.append('  probe(["probe: carry out the checks"])')
+    previous = "probe"
+    for step in runbook.steps:
+        node = f"step_{step.id.replace('-', '_')}"
+        lines.append(f"  {previous} --> {node}")
+        lines.append(f"  {node}{_SHAPES[step.kind].format(_label(f'{step.id}: {step.does}'))}")
+        lines.extend([f"  class {node} {step.kind}"] if step.kind != "read" else [])
+        previous = node
+    lines += [
+        f'  {previous} --> verify{{"checks again: all as expected?"}}',
+        '  verify -- yes --> done(["exit 0"])',
+        '  verify -- no --> left(["exit 1: findings left open, escalate"])',
+        "  classDef change stroke-width:2px",
+        "  classDef destructive stroke-width:3px,stroke-dasharray:4",
+        "  classDef manual stroke-dasharray:2",
+    ]
+    return "\n".join(lines)
+
+
+def page(project: Project, runbook: Runbook, diagram: bool = True) -> str:
+    """Given a runbook, return its page in Markdown."""
+    options = load_options(project.roles / runbook.role)
+    frame = load_options(project.roles / "runbook")
+    return _render(
+        "page.md.j2",
+        book=runbook,
+        diagram=flowchart(runbook) if diagram else "",
+        options=list(flat_options(options)),
+        frame_options=[(name, option) for name, option in flat_options(frame) if name not in options],
+        exit_codes=[(int(code), code.meaning) for code in ExitCode],
+        remedy=lambda check: remedy(runbook, check),
+    )
+
+
+def _render(name: str, **values: Any) -> str:
+    env = templates(autoescape=False)
+    env.filters |= {"cell": cell, "default_text": default_text}
+    env.globals |= {"fence": fence, "kinds": KINDS}
+    lines = [line.rstrip() for line in env.get_template(name).render(values).splitlines()]
+    kept = [line for at, line in enumerate(lines) if line or (at and lines[at - 1])]
+    return "\n".join(kept).strip() + "\n"
+
+
+def pages(project: Project) -> dict[Path, str]:
+    """Return what every file of docs/runbooks/ should hold."""
+    runbooks = Catalog(project).runbooks()
+    found = {project.pages / f"{runbook.slug}.md": page(project, runbook) for runbook in runbooks}
+    found[project.pages / "index.md"] = _render("index.md.j2", runbooks=runbooks)
+    return found
+
+
+def write_pages(project: Project, check: bool) -> list[Path]:
+    """Bring docs/runbooks/ up to date, or with `check` only compare. Return the files that differed."""
+    wanted = pages(project)
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    orphans = [path for path in project.pages.glob("*.md") if path not in wanted]
+    if not check:
+        project.pages.mkdir(parents=True, exist_ok=True)
+        for path in stale:
+            path.write_text(wanted[path])
+        for path in orphans:
+            path.unlink()
+    return sorted([*stale, *orphans])

@@ -1,0 +1,331 @@
+"""Turns ansible-runner's events into what a runbook is about: steps, findings, actions, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from runbook.catalog import Runbook
+from runbook.errors import ExitCode
+from runbook.record import Action, Finding, Record, State, StepRun, now
+from runbook.redact import strip_control
+
+# The frame's own task files around a role's steps (roles/runbook/tasks).
+FRAME_FIRST, FRAME_LAST = ("open", "probe"), ("evidence", "close")
+RESULT_LIMIT = 4000
+_RESULTS = {
+    "runner_on_ok": "ok",
+    "runner_on_failed": "failed",
+    "runner_on_unreachable": "unreachable",
+    "runner_on_skipped": "skipped",
+}
+_NOISE = (
+    "invocation",
+    "ansible_facts",
+    "stdout_lines",
+    "stderr_lines",
+    "runbook",
+    "msg",
+    "changed",
+    "failed",
+)
+# What ansible-playbook says when the fault is in what it was given, and what to do about it.
+_INPUT_FAULTS = [
+    (
+        r"Completely failed to parse inventory source (.+)",
+        "The inventory {0} cannot be parsed.",
+        "Correct it.",
+    ),
+    (r"leaves us with no hosts to target", "No host of the inventory is left to run on.", "Check -i and -l."),
+    (
+        r"no vault secrets were? ?found|no vault secrets found|Decryption failed",
+        "The inventory holds vault-encrypted values and they cannot be decrypted.",
+        "Set ANSIBLE_VAULT_PASSWORD_FILE to the file with the vault password.",
+    ),
+]
+
+
+@dataclass
+class Failure:
+    host: str
+    task: str
+    message: str
+    outcome: str | None = None
+
+
+@dataclass
+class Tally:
+    """What has been seen of a run so far."""
+
+    pid: int | None = None
+    failures: list[Failure] = field(default_factory=list)
+    unreachable: dict[str, str] = field(default_factory=dict)
+    no_hosts: bool = False
+    errors: list[str] = field(default_factory=list)
+    changed: int = 0
+    finals: set[str] = field(default_factory=set)
+
+
+def phases(runbook: Runbook) -> list[StepRun]:
+    """Given a runbook, return the steps of its run in order, the frame's included."""
+    own = [StepRun(id=step.id, kind=step.kind, does=step.does) for step in runbook.steps]
+    known = {step.id for step in own}
+    first = [StepRun(id=name, kind="frame") for name in FRAME_FIRST if name not in known]
+    return [*first, *own, *(StepRun(id=name, kind="frame") for name in FRAME_LAST if name not in known)]
+
+
+def stem(task: str) -> str | None:
+    """Given a task's name, return the id of the step it belongs to: `database : vacuum | Read ...` -> `vacuum`."""
+    head, bar, _ = task.rpartition(" : ")[2].partition(" | ")
+    return head.strip() if bar else None
+
+
+class Collector:
+    """Feeds a run's events into its record."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.tally = Tally()
+        self.current: StepRun | None = None
+        self._segment: datetime | None = None
+
+    def feed(self, raw: dict[str, Any]) -> dict[str, Any] | None:
+        """Given a masked event, update the record and return the line to keep of it; None for noise."""
+        kind, data = raw.get("event", ""), raw.get("event_data") or {}
+        if self.tally.pid is None and raw.get("pid"):
+            self.tally.pid = int(raw["pid"])
+        line = {"at": raw.get("created") or now().isoformat(), "event": kind}
+        if kind in _RESULTS:
+            return self._result(_RESULTS[kind], data, line)
+        if kind == "playbook_on_task_start":
+            self._enter(stem(data.get("name") or data.get("task") or ""))
+            return {
+                **line,
+                "event": "task",
+                "task": data.get("name", ""),
+                "step": self.current and self.current.id,
+            }
+        if kind == "playbook_on_no_hosts_matched":
+            self.tally.no_hosts = True
+            return {**line, "event": "no_hosts"}
+        if kind == "playbook_on_stats":
+            return self._stats(data, line)
+        if kind in ("verbose", "error", "warning", "system_warning", "deprecated"):
+            text = strip_control(raw.get("stdout") or "").strip()
+            if text:
+                self.tally.errors.append(text)
+                return {
+                    **line,
+                    "event": "warning" if "warn" in kind else "output",
+                    "text": text[:RESULT_LIMIT],
+                }
+        if kind == "playbook_on_play_start":
+            return {**line, "event": "play", "play": data.get("name", "")}
+        return None
+
+    def _enter(self, name: str | None) -> None:
+        if name is None or (self.current and self.current.id == name):
+            return
+        step = next((step for step in self.record.steps if step.id == name), None)
+        if step is None:
+            return
+        self.leave()
+        self.current, self._segment = step, now()
+        step.started = step.started or self._segment
+        step.state = "running"
+
+    def leave(self, stopped: bool = False) -> None:
+        """Close the current step; with several batches of hosts a step is entered more than once."""
+        if self.current and self._segment:
+            self.current.ended = now()
+            seconds = (self.current.ended - self._segment).total_seconds()
+            self.current.seconds = round((self.current.seconds or 0) + seconds, 3)
+            if self.current.state == "running":
+                self.current.state = "failed" if stopped else "skipped"
+        self.current = self._segment = None
+
+    def _result(self, outcome: str, data: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+        host, task, result = data.get("host") or "", data.get("task") or "", data.get("res") or {}
+        if host and host not in self.record.hosts:
+            self.record.hosts.append(host)
+        line |= {"event": outcome, "host": host, "task": task, "step": self.current and self.current.id}
+        if data.get("duration") is not None:
+            line["seconds"] = round(data["duration"], 3)
+        if outcome == "skipped":
+            return line
+        if not result and outcome == "ok":
+            # The callback drops a result beyond MAX_EVENT_RES, and says so by an empty one.
+            line["truncated"] = True
+            self._note(
+                f"The result of task `{task}` on {host} was too large to be recorded; it is truncated."
+            )
+        ignored = bool(data.get("ignore_errors"))
+        self._mark(outcome, bool(result.get("changed")), ignored)
+        if isinstance(found := _payload(result), dict):
+            line["runbook"] = found
+            self._runbook(host, found)
+        if outcome == "failed" and not ignored:
+            self.tally.failures.append(_failure(host, task, result))
+        if outcome == "unreachable":
+            self.tally.unreachable[host] = _message(result)
+        return line | self._abridge(result)
+
+    def _mark(self, outcome: str, changed: bool, ignored: bool) -> None:
+        self.tally.changed += changed
+        if not self.current:
+            return
+        if outcome in ("failed", "unreachable") and not ignored:
+            self.current.state = "failed"
+        elif self.current.state in ("running", "ok", "skipped"):
+            self.current.state = "changed" if changed else "ok"
+
+    @staticmethod
+    def _abridge(result: dict[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {"changed": bool(result.get("changed"))}
+        if result.get("msg"):
+            kept["msg"] = strip_control(str(result["msg"]))[:RESULT_LIMIT]
+        rest = {k: v for k, v in result.items() if k not in _NOISE and not k.startswith("_ansible")}
+        text = json.dumps(rest, default=str)
+        if len(text) > RESULT_LIMIT:
+            return kept | {"result": text[:RESULT_LIMIT], "truncated": True}
+        return kept | ({"result": rest} if rest else {})
+
+    def _runbook(self, host: str, found: dict[str, Any]) -> None:
+        findings = self._models(Finding, found.get("findings"), host)
+        actions = self._models(Action, found.get("actions"), host)
+        record, final = self.record, bool(found.get("final"))
+        record.findings = _merge(record.findings, findings, host, final, lambda f: (f.host, f.id, f.subject))
+        record.actions = _merge(
+            record.actions, actions, host, final, lambda a: (a.host, a.step, a.kind, a.subject)
+        )
+        if isinstance(found.get("facts"), dict):
+            record.facts.setdefault(host, {}).update(found["facts"])
+        if found.get("evidence_dir"):
+            record.evidence[host] = str(found["evidence_dir"])
+        if final:
+            self.tally.finals.add(host)
+
+    def _models(self, model: type[Any], items: Any, host: str) -> list[Any]:
+        models = []
+        for item in items if isinstance(items, list) else []:
+            try:
+                models.append(model.model_validate({**item, "host": item.get("host") or host}))
+            except (ValidationError, TypeError, AttributeError) as error:
+                self._note(
+                    f"A {model.__name__.lower()} of {host} is not well-formed and was left out: {error}"
+                )
+        return models
+
+    def _note(self, text: str) -> None:
+        if text not in self.record.notes:
+            self.record.notes.append(text)
+
+    def _stats(self, data: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+        names = ("ok", "changed", "failures", "dark", "skipped", "rescued", "ignored")
+        hosts = sorted({host for name in names for host in (data.get(name) or {})})
+        self.record.stats = {
+            host: {name: (data.get(name) or {}).get(host, 0) for name in names} for host in hosts
+        }
+        return {**line, "event": "stats", "stats": self.record.stats}
+
+
+def _merge(kept: list[Any], new: list[Any], host: str, final: bool, key: Any) -> list[Any]:
+    if final:
+        mine = {item.host for item in new} | {host}
+        return [item for item in kept if item.host not in mine] + new
+    merged = {key(item): item for item in kept}
+    merged.update({key(item): item for item in new})
+    return list(merged.values())
+
+
+def _payload(result: dict[str, Any]) -> Any:
+    return result.get("runbook") or (result.get("ansible_facts") or {}).get("runbook")
+
+
+def _message(result: dict[str, Any]) -> str:
+    said = [result.get(name) for name in ("msg", "module_stderr", "stderr", "stdout", "censored")]
+    return strip_control(": ".join([str(text).strip() for text in said if text][:2]))
+
+
+def _failure(host: str, task: str, result: dict[str, Any]) -> Failure:
+    payload = _payload(result)
+    payload = payload if isinstance(payload, dict) else {}
+    outcome = payload.get("outcome")
+    if not outcome and (stem(task) == "check" or "Validating arguments against arg spec" in task):
+        outcome = "bad_input"
+    message = str(payload.get("message") or "") or _message(result)
+    if errors := result.get("argument_errors"):
+        message = "; ".join(map(str, errors))
+    return Failure(host, task, strip_control(message), outcome)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    state: State
+    code: ExitCode
+    message: str = ""
+    remedy: str = ""
+
+
+_OUTCOMES: dict[str, tuple[State, ExitCode]] = {
+    "unreachable": ("unreachable", ExitCode.UNREACHABLE),
+    "refused": ("refused", ExitCode.REFUSED),
+    "bad_input": ("refused", ExitCode.BAD_INPUT),
+}
+
+
+def verdict(record: Record, tally: Tally, rc: int | None, stopped: str | None, error: str = "") -> Verdict:
+    """Given what was seen, ansible-playbook's exit status and why we stopped it, return how the run ended."""
+    if rc == 0 and record.stats:
+        return _good(record, tally)
+    if stopped == "timed_out":
+        limit = f"{record.time_limit_seconds:g} s"
+        return Verdict(
+            "timed_out", ExitCode.TIMED_OUT, f"The time limit of {limit} was reached; the run was stopped."
+        )
+    if stopped:
+        return Verdict("cancelled", ExitCode.CANCELLED, "The run was cancelled and stopped.")
+    if error:
+        return Verdict("failed", ExitCode.FAILED, f"ansible-playbook could not be run: {error}")
+    return _bad(tally, rc)
+
+
+def _good(record: Record, tally: Tally) -> Verdict:
+    if not record.hosts and tally.no_hosts:
+        return Verdict(
+            "refused", ExitCode.BAD_INPUT, "No host of the inventory matches the runbook.", "Check -i and -l."
+        )
+    if record.check and (tally.changed or any(action.result == "planned" for action in record.actions)):
+        return Verdict("succeeded", ExitCode.WOULD_CHANGE)
+    return Verdict("succeeded", ExitCode.FINDINGS if record.open_findings else ExitCode.OK)
+
+
+def _bad(tally: Tally, rc: int | None) -> Verdict:
+    by_host: dict[str, Failure] = {}
+    for failure in tally.failures:
+        # The frame rescues, then fails again: the first failure that names an outcome tells why.
+        if failure.host not in by_host or (failure.outcome and not by_host[failure.host].outcome):
+            by_host[failure.host] = failure
+    if plain := next((f for f in by_host.values() if f.outcome not in _OUTCOMES), None):
+        where = f"Task `{plain.task}` failed on {plain.host}"
+        return Verdict(
+            "failed", ExitCode.FAILED, f"{where}: {plain.message}" if plain.message else f"{where}."
+        )
+    if tally.unreachable:
+        host, message = next(iter(tally.unreachable.items()))
+        return Verdict("unreachable", ExitCode.UNREACHABLE, f"{host} cannot be reached: {message}")
+    for outcome, (state, code) in _OUTCOMES.items():
+        if first := next((f for f in by_host.values() if f.outcome == outcome), None):
+            return Verdict(state, code, f"{first.host}: {first.message}")
+    text = "\n".join(tally.errors)
+    for pattern, message, remedy in _INPUT_FAULTS:
+        if found := re.search(pattern, text):
+            return Verdict("refused", ExitCode.BAD_INPUT, message.format(*found.groups()), remedy)
+    told = [line for line in tally.errors if "ERROR" in line] or tally.errors[-3:]
+    reason = " ".join(told).replace("[ERROR]: ", "").replace("ERROR! ", "") or "it said nothing"
+    return Verdict("failed", ExitCode.FAILED, f"ansible-playbook ended with status {rc}: {reason}")

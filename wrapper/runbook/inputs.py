@@ -1,0 +1,170 @@
+"""A runbook's inputs, from meta/argument_specs.yml: described, converted and validated before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runbook.catalog import load_yaml, nearest
+from runbook.errors import BadInput
+from runbook.redact import MASK, is_secret_name
+
+Kind = Literal[
+    "str", "int", "float", "bool", "list", "dict", "path", "raw", "bits", "bytes", "json", "jsonarg"
+]
+_TRUE, _FALSE = {"true", "yes", "on", "1", "y", "t"}, {"false", "no", "off", "0", "n", "f"}
+
+
+class Option(BaseModel):
+    """One input as Ansible's argument spec describes it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: Kind = "str"
+    default: Any = None
+    description: str | list[str] = ""
+    choices: list[Any] | None = None
+    elements: Kind | None = None
+    required: bool = False
+    options: dict[str, Option] | None = None
+    no_log: bool = False
+
+    @property
+    def text(self) -> str:
+        parts = [self.description] if isinstance(self.description, str) else self.description
+        return " ".join(" ".join(parts).split())
+
+    @property
+    def kind(self) -> str:
+        return f"{self.type} of {self.elements}" if self.elements else self.type
+
+
+def load_options(role: Path) -> dict[str, Option]:
+    """Given a role's folder, return its inputs by name; empty where it describes none."""
+    path = role / "meta" / "argument_specs.yml"
+    if not path.exists():
+        return {}
+    try:
+        specs = load_yaml(path.read_text())["argument_specs"]
+        found = (specs.get("main") or {}).get("options") or {}
+        return {name: Option.model_validate(option) for name, option in found.items()}
+    except (yaml.YAMLError, ValidationError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} is not a valid argument spec: {error}", "Correct the file.") from error
+
+
+def is_secret(name: str, option: Option | None) -> bool:
+    return is_secret_name(name) or bool(option and option.no_log)
+
+
+def parse_inputs(items: tuple[str, ...], options: dict[str, Option]) -> dict[str, Any]:
+    """Given `name=value` and `@file` items, return typed values. Raise BadInput that tells all faults at once."""
+    raw: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if item.startswith("@"):
+            raw.update(_from_file(Path(item[1:]).expanduser()))
+        elif not equals or not name:
+            raise BadInput(
+                f'--set "{item}" is not of the form name=value.', "Write --set name=value or --set @file."
+            )
+        else:
+            raw[name.strip()] = value
+    values, faults = {}, []
+    for name, value in raw.items():
+        try:
+            if name not in options:
+                raise ValueError(f"there is no such input.{nearest(name, options)}")
+            values[name] = convert(value, options[name])
+        except ValueError as error:
+            faults.append(
+                f"{name}: {error}" if not is_secret(name, options.get(name)) else f"{name}: not valid"
+            )
+    if faults:
+        raise BadInput("Wrong input. " + "; ".join(faults), "`runbook run SLUG --help` lists the inputs.")
+    return values
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        data = load_yaml(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BadInput(
+            f"The input file {path} cannot be read: {error}", "Name a YAML or JSON file."
+        ) from error
+    if not isinstance(data, dict):
+        raise BadInput(
+            f"The input file {path} holds no mapping of names to values.", "Write `name: value` lines."
+        )
+    return data
+
+
+def convert(value: Any, option: Option) -> Any:
+    """Given a value and its option, return it with the option's type. Raise ValueError that shows the value."""
+    converted = _as_type(value, option.type)
+    if option.type == "list":
+        if option.elements and not option.options:
+            converted = [_as_type(item, option.elements) for item in converted]
+        elif option.options:
+            converted = [_as_options(item, option.options) for item in converted]
+    elif option.type == "dict" and option.options:
+        converted = _as_options(converted, option.options)
+    if option.choices:
+        for item in converted if isinstance(converted, list) else [converted]:
+            if item not in option.choices:
+                allowed = ", ".join(map(str, option.choices))
+                raise ValueError(
+                    f'"{item}" is none of: {allowed}.{nearest(str(item), map(str, option.choices))}'
+                )
+    return converted
+
+
+def _as_options(value: Any, options: dict[str, Option]) -> dict[str, Any]:
+    item = _as_type(value, "dict")
+    for name in item:
+        if name not in options:
+            raise ValueError(f'"{name}" is unknown here.{nearest(str(name), options)}')
+    if missing := [name for name, option in options.items() if option.required and name not in item]:
+        raise ValueError(f"{', '.join(missing)} is missing in {json.dumps(item, default=str)}")
+    return {name: convert(part, options[name]) for name, part in item.items()}
+
+
+def _as_type(value: Any, kind: Kind) -> Any:
+    if value is None or (value in ("null", "~") and kind != "str"):
+        return None
+    if kind == "bool":
+        word = str(value).lower()
+        if word in _TRUE | _FALSE:
+            return word in _TRUE
+        raise ValueError(f'"{value}" is neither true nor false')
+    if kind in ("int", "float"):
+        try:
+            return int(str(value)) if kind == "int" else float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f'"{value}" is no {"whole " if kind == "int" else ""}number') from None
+    if kind in ("list", "dict"):
+        return _as_structure(value, list if kind == "list" else dict)
+    return value if kind in ("raw", "json", "jsonarg") else str(value)
+
+
+def _as_structure(value: Any, wanted: type) -> Any:
+    word = "list" if wanted is list else "mapping"
+    if isinstance(value, str):
+        try:
+            parsed = load_yaml(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f'"{value}" is neither YAML nor JSON: {str(error).splitlines()[0]}') from error
+        if wanted is list and isinstance(parsed, str):
+            parsed = [part.strip() for part in parsed.split(",")]
+        value = parsed
+    if not isinstance(value, wanted):
+        raise ValueError(f'"{value}" is no {word}; write it as YAML or JSON')
+    return value
+
+
+def masked(values: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
+    """Given inputs, return them fit for a record."""
+    return {name: MASK if is_secret(name, options.get(name)) else value for name, value in values.items()}
