@@ -48,7 +48,7 @@ import xmlrpc.client
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.sandbox import processes, stop_processes, supervisor, wait_for
+from ansible.module_utils.sandbox import free_shared_memory, processes, stop_processes, supervisor, wait_for
 
 UNREACHABLE = (OSError, xmlrpc.client.ProtocolError)
 # Crash recovery after a kill takes its time; supervisor itself retries for about a minute.
@@ -58,6 +58,7 @@ START_SECONDS = 90
 class Services:
     def __init__(self, layout: dict[str, Any]) -> None:
         self.folder, self.data_dir, self.run_dir = layout["folder"], layout["data_dir"], layout["run_dir"]
+        self.pid_file = os.path.join(self.data_dir, "postgresql", "postmaster.pid")
         self.rpc = supervisor(os.path.join(self.run_dir, "supervisor.sock"))
 
     def states(self) -> dict[str, str] | None:
@@ -68,17 +69,17 @@ class Services:
             return None
 
     def stop(self) -> list[str]:
-        return stop_processes(self.folder, self.data_dir)
+        stopped = stop_processes(self.folder, self.data_dir)
+        free_shared_memory(self.pid_file)
+        return stopped
 
     def start_supervisor(self) -> None:
-        """Start it on clean ground: a stale pid may be another process by now, and PostgreSQL respects it."""
+        """Start it on clean ground."""
         self.stop()
-        stale = [
-            os.path.join(self.data_dir, "postgresql", "postmaster.pid"),
-            *glob.glob(self.run_dir + "/.s.PGSQL.*"),
-        ]
-        for path in stale:
-            if os.path.lexists(path):
+        # None of ours runs: a pid in a file that is left can only be another process by now, and PostgreSQL would
+        # not start as long as that one lives.
+        for path in [self.pid_file, *glob.glob(self.run_dir + "/.s.PGSQL.*.lock")]:
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         configuration = os.path.join(self.folder, "supervisord.conf")
         subprocess.run(

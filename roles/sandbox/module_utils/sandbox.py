@@ -187,6 +187,17 @@ def _signal(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def free_shared_memory(pid_file: str) -> None:
+    """Free what a killed PostgreSQL left, if nobody is attached. Its key and id are line 7 of postmaster.pid."""
+    with contextlib.suppress(OSError, IndexError):
+        with open(pid_file, encoding="utf-8") as handle:
+            key, segment = handle.read().splitlines()[6].split()
+        with open("/proc/sysvipc/shm", encoding="ascii") as handle:
+            rows = [line.split() for line in handle]
+        if any((row[0], row[1], row[6]) == (key, segment, "0") for row in rows):
+            subprocess.run(["ipcrm", "-m", segment], check=False, capture_output=True)
+
+
 # Supervisor
 
 
