@@ -1,0 +1,57 @@
+# Copyright (c) 2026 The LLM Cost Tracker runbooks authors
+# SPDX-License-Identifier: MIT
+"""Evidence: what was seen on the target before anything was changed or after something failed.
+
+A bundle is a folder per run with one file per item, a sha256 manifest in the format of `sha256sum -c`, and a
+custody line for every time something was added: when (UTC), by whom, what.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+from pathlib import Path
+from typing import Mapping
+
+from ansible.module_utils.runbook_state import StateError, ensure_folder
+
+_SECRET = re.compile(
+    r"(?i)(\b[\w-]*(?:password|passwd|secret|token|api[_-]?key)[\w-]*[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]+"
+    r"|(://[^/\s:@]+:)[^@\s/]+(?=@)"
+)
+
+
+def mask(text: str) -> str:
+    """Return `text` with the values of password=, token: and URL credentials replaced."""
+    return _SECRET.sub(lambda m: (m.group(1) or m.group(2)) + "********", text)
+
+
+def keep(folder: Path, items: Mapping[str, str], who: str, now: datetime.datetime) -> Path:
+    """Add `items` (file name -> text) to the bundle in `folder`, masked, and return the folder.
+
+    An item that is there already is never overwritten: the new one gets a number. Raise StateError if the
+    folder cannot be written.
+    """
+    ensure_folder(folder)
+    stamp = now.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
+    try:
+        for name, text in items.items():
+            path = _free(folder, re.sub(r"[^A-Za-z0-9._-]", "_", name))
+            data = mask(text).encode()
+            path.write_bytes(data)
+            path.chmod(0o600)
+            with open(folder / "SHA256SUMS", "a", encoding="utf-8") as manifest:
+                manifest.write(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n")
+            with open(folder / "CUSTODY", "a", encoding="utf-8") as custody:
+                custody.write(f"{stamp} {who} kept {path.name} ({len(data)} bytes)\n")
+    except OSError as error:
+        raise StateError(f"evidence cannot be kept in {folder}: {error.strerror}") from error
+    return folder
+
+
+def _free(folder: Path, name: str) -> Path:
+    path, number = folder / name, 2
+    while path.exists():
+        path, number = folder / f"{name}.{number}", number + 1
+    return path

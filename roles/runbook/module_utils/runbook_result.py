@@ -1,0 +1,131 @@
+# Copyright (c) 2026 The LLM Cost Tracker runbooks authors
+# SPDX-License-Identifier: MIT
+"""Findings and actions: the common currency of all runbooks.
+
+Reports, exit codes, escalation and metrics are made from these two shapes alone. Numbers carry their unit in
+`unit` (bytes, rows, seconds, percent, transactions).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+SEVERITIES = ("info", "warning", "critical")
+
+
+def finding(
+    id: str,
+    title: str,
+    *,
+    subject: str = "",
+    observed: Any = None,
+    expected: Any = None,
+    severity: str = "warning",
+    remedy: str = "",
+    state: str = "open",
+    evidence: str = "",
+    check: str = "",
+    section: str = "investigation",
+) -> Dict[str, Any]:
+    """Return a finding: a check that did not meet its expectation. `subject` is the object it is about."""
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity is {severity!r}; it must be one of {', '.join(SEVERITIES)}")
+    return {
+        "id": id, "host": "", "subject": subject, "title": title, "observed": observed, "expected": expected,
+        "severity": severity, "remedy": remedy, "state": state, "evidence": evidence, "check": check, "section": section,
+    }
+
+
+def action(
+    step: str,
+    subject: str,
+    reason: str,
+    *,
+    kind: str = "change",
+    number: Any = None,
+    threshold: Any = None,
+    unit: str = "",
+    before: Any = None,
+    after: Any = None,
+    result: str = "planned",
+    seconds: Optional[float] = None,
+    detail: str = "",
+) -> Dict[str, Any]:
+    """Return an action: what a step did (or plans to do) to one object, and the number that asked for it."""
+    return {
+        "step": step, "kind": kind, "host": "", "subject": subject, "reason": reason, "number": number,
+        "threshold": threshold, "unit": unit, "before": before, "after": after, "result": result,
+        "seconds": seconds, "detail": detail,
+    }
+
+
+def report(
+    findings: Iterable[Dict[str, Any]] = (),
+    actions: Iterable[Dict[str, Any]] = (),
+    **more: Any,
+) -> Dict[str, Any]:
+    """Return the value of the result key `runbook`, which every module of this project hands back."""
+    return {"findings": list(findings), "actions": list(actions), **more}
+
+
+def settle(
+    pictures: Iterable[List[Dict[str, Any]]], told: Iterable[Dict[str, Any]], host: str
+) -> List[Dict[str, Any]]:
+    """Return the findings of a run, one per id and subject.
+
+    `pictures` are complete looks at the host, earliest first: what an earlier one shows and the last does not is
+    fixed. `told` are findings of single steps about what they could not do; they stay open.
+    """
+    settled: Dict[Tuple[str, str], Dict[str, Any]] = {}
+    looks = list(pictures)
+    for number, look in enumerate(looks, 1):
+        state = "open" if number == len(looks) else "fixed"
+        settled.update({(f["id"], f["subject"]): {**f, "host": host, "state": state} for f in look})
+    settled.update({(f["id"], f["subject"]): {**f, "host": host} for f in told})
+    return list(settled.values())
+
+
+def before_and_after(facts: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return the facts of the first and the last look as one.
+
+    In a list of objects with a name, each number N becomes N_before and N_after; all else is as the last look saw it.
+    """
+    if not facts:
+        return {}
+    first, last = facts[0], facts[-1]
+    merged: Dict[str, Any] = {}
+    for key, value in last.items():
+        merged[key] = value
+        if isinstance(value, list) and all(isinstance(v, dict) and "name" in v for v in value):
+            earlier = {v["name"]: v for v in first.get(key, [])}
+            names = [*earlier, *(v["name"] for v in value if v["name"] not in earlier)]
+            later = {v["name"]: v for v in value}
+            merged[key] = [{"name": n, **_numbers(earlier.get(n, {}), "before"), **_numbers(later.get(n, {}), "after")} for n in names]
+    return merged
+
+
+def _numbers(item: Dict[str, Any], suffix: str) -> Dict[str, Any]:
+    return {f"{k}_{suffix}": v for k, v in item.items() if k != "name"}
+
+
+def accept(findings: Iterable[Dict[str, Any]], accepted: Iterable[Dict[str, Any]], today: str) -> List[Dict[str, Any]]:
+    """Return the findings with those marked accepted that the inventory accepts.
+
+    An entry is {id, subject (optional: all), until (YYYY-MM-DD, optional), reason}; it counts up to and
+    including the day `until`. A critical finding is never accepted without a subject.
+    """
+    result = []
+    for item in findings:
+        for rule in accepted:
+            subject = rule.get("subject")
+            if rule["id"] != item["id"] or (subject is not None and subject != item["subject"]):
+                continue
+            if subject is None and item["severity"] == "critical":
+                continue
+            if rule.get("until") and today > str(rule["until"]):
+                continue
+            if item["state"] == "open":
+                item = {**item, "state": "accepted", "evidence": f"accepted: {rule.get('reason', '')} {item['evidence']}".strip()}
+            break
+        result.append(item)
+    return result
