@@ -5,61 +5,67 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from runbook.errors import BadInput
 from runbook.project import Project
+from runbook.schema import SchemaError, build
 
 Severity = Literal["info", "warning", "critical"]
 Part = Literal["app", "database", "cache", "proxy", "collector", "monitoring", "control"]
-Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
-EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-_SLUG = re.compile(r"^slug:\s*['\"]?([\w-]+)", re.M)
+_ID, _SLUG, _VARIABLE = (
+    re.compile("[a-z][a-z0-9_-]*"),
+    re.compile("[a-z][a-z0-9-]*"),
+    re.compile("[A-Za-z_][A-Za-z0-9_]*"),
+)
+_SLUG_LINE = re.compile(r"^slug:\s*['\"]?([\w-]+)", re.M)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Alert(_Strict):
+@dataclass(frozen=True)
+class Alert:
     name: str
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = field(default_factory=dict)
     why: str = ""
 
 
-class Schedule(_Strict):
+@dataclass(frozen=True)
+class Schedule:
     on_calendar: str
     max_age_hours: float
 
 
-class Escalation(_Strict):
+@dataclass(frozen=True)
+class Escalation:
     after: str
     to: str
     how: str
     why: str = ""
 
 
-class Lesson(_Strict):
+@dataclass(frozen=True)
+class Lesson:
     date: str
-    run: str = ""
     text: str
+    run: str = ""
 
 
-class Bounds(_Strict):
+@dataclass(frozen=True)
+class Bounds:
     at_most: float | None = None
     at_least: float | None = None
-    between: tuple[float, float] | None = None
+    between: list[float] | None = None
 
 
-class Expect(_Strict):
+@dataclass(frozen=True)
+class Expect:
     rc: int | None = None
     matches: str | None = None
     equals: Any = None
-    json_path: str | None = Field(None, alias="json")
+    json: str | None = None
     number: Bounds | None = None
     empty: bool | None = None
 
@@ -68,94 +74,111 @@ class Expect(_Strict):
         told = []
         if self.rc is not None:
             told.append(f"exit status {self.rc}")
-        if self.json_path is not None:
-            told.append(f"JSON whose `{self.json_path}` is `{self.equals}`")
+        if self.json is not None:
+            told.append(f"JSON whose `{self.json}` is `{self.equals}`")
         elif self.equals is not None:
             told.append(f"exactly `{self.equals}`")
         if self.matches is not None:
             told.append(f"output that matches `{self.matches}`")
         if self.number is not None:
-            low, high = self.number.between or (self.number.at_least, self.number.at_most)
-            if low is not None and high is not None:
-                told.append(f"a number between {low:g} and {high:g}")
-            elif high is not None:
-                told.append(f"a number of at most {high:g}")
-            elif low is not None:
-                told.append(f"a number of at least {low:g}")
+            told.append(_range(self.number))
         if self.empty is not None:
             told.append("no output" if self.empty else "some output")
         return " and ".join(told) or "exit status 0"
 
 
-class Otherwise(_Strict):
+def _range(number: Bounds) -> str:
+    low, high = number.between or (number.at_least, number.at_most)
+    if low is not None and high is not None:
+        return f"a number between {low:g} and {high:g}"
+    return f"a number of at most {high:g}" if high is not None else f"a number of at least {low or 0:g}"
+
+
+@dataclass(frozen=True)
+class Otherwise:
     finding: str
     severity: Severity
     remedy: str
 
 
-class Check(_Strict):
-    id: Identifier
+@dataclass(frozen=True)
+class Check:
+    id: str
     part: Part
     section: Literal["immediate", "investigation", "verification"]
     question: str
     command: str
-    timeout_seconds: float = 10
     expect: Expect
-    shows: str = ""
     otherwise: Otherwise
+    timeout_seconds: float = 10
+    shows: str = ""
+
+    def __post_init__(self) -> None:
+        _must_match(_ID, self.id)
 
 
-class Step(_Strict):
-    id: Identifier
+@dataclass(frozen=True)
+class Step:
+    id: str
     kind: Literal["read", "change", "destructive", "manual"]
     does: str
-    verify: list[str] = []
+    verify: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _must_match(_ID, self.id)
 
 
-class Runbook(_Strict):
+@dataclass(frozen=True)
+class Runbook:
     """One runbook as its authors wrote it. `role` is the name of the folder it came from."""
 
     role: str
-    slug: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+    slug: str
     title: str
     category: Literal["incident", "maintenance", "troubleshooting", "tool"]
     severity: Severity = "info"
     response_time: str = ""
-    alerts: list[Alert] = []
+    alerts: list[Alert] = field(default_factory=list)
     schedule: Schedule | None = None
-    time_limit_seconds: float = Field(3600, gt=0)
-    leases: list[str] = []
+    time_limit_seconds: float = 3600
+    leases: list[str] = field(default_factory=list)
     mode: Literal["maintain", "diagnose"] = "maintain"
     overview: str = ""
-    symptoms: list[str] = []
+    symptoms: list[str] = field(default_factory=list)
     immediate_actions: str = ""
     investigation_steps: str = ""
     resolution_steps: str = ""
-    prevention: list[str] = []
-    escalation: list[Escalation] = []
-    lessons: list[Lesson] = []
-    environment: dict[EnvironmentName, str | float | bool | None] = {}
-    checks: list[Check] = []
-    steps: list[Step] = []
+    prevention: list[str] = field(default_factory=list)
+    escalation: list[Escalation] = field(default_factory=list)
+    lessons: list[Lesson] = field(default_factory=list)
+    environment: dict[str, str | float | bool | None] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
 
-    @model_validator(mode="after")
-    def _names_resolve(self) -> Runbook:
+    def __post_init__(self) -> None:
+        _must_match(_SLUG, self.slug)
+        for name in self.environment:
+            _must_match(_VARIABLE, name)
+        if self.time_limit_seconds <= 0:
+            raise ValueError(f"time_limit_seconds is {self.time_limit_seconds}; it must be above 0")
         for what, names in (("check", [c.id for c in self.checks]), ("step", [s.id for s in self.steps])):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{what} ids occur twice: {', '.join(sorted(twice))}")
         known = {check.id for check in self.checks}
         for step in self.steps:
             if missing := set(step.verify) - known:
-                raise ValueError(
-                    f"step {step.id} is verified by unknown checks: {', '.join(sorted(missing))}"
-                )
-        return self
+                raise ValueError(f"step {step.id}: no such checks to verify it: {', '.join(sorted(missing))}")
 
     def section(self, name: str) -> list[Check]:
         return [check for check in self.checks if check.section == name]
 
     def step(self, name: str) -> Step | None:
         return next((step for step in self.steps if step.id == name), None)
+
+
+def _must_match(pattern: re.Pattern[str], text: str) -> None:
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{text!r} is not of the form {pattern.pattern}")
 
 
 def load_yaml(text: str) -> Any:
@@ -173,10 +196,9 @@ def load_runbook(path: Path) -> Runbook:
     """Given a meta/runbook.yml, return the runbook. Raise BadInput that names file, place and fault."""
     try:
         data = load_yaml(path.read_text())
-        return Runbook.model_validate({**data, "role": path.parent.parent.name})
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'runbook'}: {e['msg']}" for e in error.errors()]
-        raise BadInput(f"{path} is not valid: {'; '.join(faults)}", "Correct the file.") from error
+        return build(Runbook, {**data, "role": path.parent.parent.name})
+    except SchemaError as error:
+        raise BadInput(f"{path} is not valid: {error}", "Correct the file.") from error
     except (yaml.YAMLError, TypeError) as error:
         raise BadInput(f"{path} cannot be read: {error}", "Correct the file.") from error
 
@@ -188,7 +210,7 @@ class Catalog:
         self.project = project
         self._paths: dict[str, Path] = {}
         for path in sorted(project.roles.glob("*/meta/runbook.yml")):
-            if found := _SLUG.search(path.read_text()):
+            if found := _SLUG_LINE.search(path.read_text()):
                 self._paths[found[1]] = path
 
     @property

@@ -1,6 +1,6 @@
 """The command line. Every command returns an exit code; what it needs is imported when it is called.
 
-`runbook list` has to answer in well under half a second, and `runbook run` must not keep Ansible waiting for libraries.
+`runbook list` has to answer at once, and `runbook run` must not keep Ansible waiting for libraries.
 """
 # ruff: noqa: PLC0415  see above
 
@@ -74,8 +74,8 @@ slug_argument = click.argument("slug", metavar="RUNBOOK", shell_complete=complet
 def cli(project: str | None) -> None:
     """Carry out runbooks with Ansible, and remember what was done.
 
-    Exit codes of a run: 0 nothing left open, 1 findings left open, 2 failed, 3 refused, 4 unreachable, 5 bad input,
-    6 --check found work, 124 time limit, 130 cancelled.
+    Exit codes of a run: 0 nothing left open, 1 findings left open, 2 failed, 3 refused, 4 unreachable,
+    5 bad input, 6 --check found work, 124 time limit, 130 cancelled.
     """
 
 
@@ -307,7 +307,7 @@ def doctor(ctx: click.Context, inventory: tuple[str, ...], limit: str | None, as
 @click.option("--secrets", is_flag=True, help="Print secret values as well; they end up in your shell.")
 @click.pass_context
 def env(ctx: click.Context, slug: str, inventory: tuple[str, ...], limit: str | None, secrets: bool) -> int:
-    """Print the variables the commands on a runbook's page use: eval "$(runbook env RUNBOOK -i INVENTORY -l HOST)"."""
+    """Print the variables a page's commands use: eval "$(runbook env RUNBOOK -i INVENTORY -l HOST)"."""
     from runbook.environments import check_environment, exports
 
     values = check_environment(_project(ctx), slug, inventory, limit)

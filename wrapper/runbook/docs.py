@@ -26,9 +26,12 @@ KINDS = {
 
 def templates(autoescape: bool) -> Environment:
     loader = PackageLoader("runbook", "templates")
-    # Markdown pages are made from this repository's own text; HTML is always escaped.
     env = Environment(
-        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=autoescape,  # noqa: S701  Markdown is text; HTML is escaped, all of it
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     env.filters["duration"] = duration
     return env
@@ -61,7 +64,8 @@ def default_text(option: Option) -> str:
         return "required"
     if option.default is None:
         return ""
-    return f"`{json.dumps(option.default, default=str) if not isinstance(option.default, str) else option.default}`"
+    text = option.default if isinstance(option.default, str) else json.dumps(option.default, default=str)
+    return f"`{text}`" if text else "empty"
 
 
 def remedy(runbook: Runbook, check: Check) -> str:

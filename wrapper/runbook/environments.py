@@ -34,7 +34,7 @@ def exports(values: dict[str, str], secrets: bool) -> str:
 def check_environment(
     project: Project, slug: str, inventories: tuple[str, ...], limit: str | None
 ) -> dict[str, str]:
-    """Given a runbook and a host, return the environment of its checks. Raise BadInput when not exactly one host fits."""
+    """Given a runbook and one host, return its checks' environment. Raise BadInput when several hosts fit."""
     runbook = Catalog(project).get(slug)
     paths = inventory.resolve(inventories, project)
     inventory.inspect(paths, shared())
@@ -67,7 +67,7 @@ def _hosts(playbook: Path) -> str:
 
 
 def _defaults(project: Project, role: str) -> dict[str, Any]:
-    """Return the role's defaults; as variables of an inventory read first, they rank below everything else."""
+    """Return the role's defaults as an inventory; read first, it ranks below everything else."""
     values: dict[str, Any] = {}
     for name in ("runbook", role):
         path = project.roles / name / "defaults" / "main.yml"

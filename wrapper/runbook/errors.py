@@ -10,6 +10,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
+
+from runbook.redact import shared
+
 
 class ExitCode(enum.IntEnum):
     """What a caller learns from `$?`; documented on every runbook page."""
@@ -60,16 +64,13 @@ class StateError(BadInput):
     """Records cannot be kept, so nothing may run."""
 
 
-def _say(text: str) -> None:
-    from runbook.redact import shared  # noqa: PLC0415  the error path must not cost the happy path its start-up
-
-    print(shared().clean(text), file=sys.stderr)
+def _say(text: str, remedy: str = "") -> None:
+    for line in [text, *([f"  {remedy}"] if remedy else [])]:
+        print(shared().clean(line), file=sys.stderr)
 
 
 def write_traceback(state_dir: Path) -> Path | None:
-    """Given the state folder, return the file the current traceback was written to, masked; None if it cannot be."""
-    from runbook.redact import shared  # noqa: PLC0415
-
+    """Given the state folder, return the file the traceback was written to, masked; None when none could be."""
     path = state_dir / "errors" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,23 +83,8 @@ def write_traceback(state_dir: Path) -> Path | None:
 
 def boundary(command: Callable[[], int | None], state_dir: Callable[[], Path]) -> int:
     """Given a command, return the exit code of what it did or of what it raised."""
-    import click  # noqa: PLC0415
-
     try:
         return int(command() or 0)
-    except RunbookError as error:
-        _say(f"Error: {error}")
-        if error.remedy:
-            _say(f"  {error.remedy}")
-        return error.code
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        _say(f"Error: {error.format_message()}")
-        if context is not None:
-            _say(f"  See `{context.command_path} --help`.")
-        return ExitCode.BAD_INPUT
     except (KeyboardInterrupt, click.Abort):
         _say("Cancelled.")
         return ExitCode.CANCELLED
@@ -107,11 +93,20 @@ def boundary(command: Callable[[], int | None], state_dir: Callable[[], Path]) -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:
-        log = write_traceback(state_dir())
-        _say(f"Error: unexpected {type(error).__name__}: {error}")
-        _say(
-            f"  The traceback is in {log}; please report it."
-            if log
-            else "  The traceback could not be written."
-        )
-        return ExitCode.FAILED
+        return _tell(error, state_dir)
+
+
+def _tell(error: Exception, state_dir: Callable[[], Path]) -> int:
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, RunbookError):
+        _say(f"Error: {error}", error.remedy)
+        return error.code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        _say(f"Error: {error.format_message()}", f"See `{context.command_path} --help`." if context else "")
+        return ExitCode.BAD_INPUT
+    log = write_traceback(state_dir())
+    where = f"The traceback is in {log}; please report it." if log else "The traceback could not be written."
+    _say(f"Error: unexpected {type(error).__name__}: {error}", where)
+    return ExitCode.FAILED

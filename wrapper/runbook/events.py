@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from runbook.catalog import Runbook
 from runbook.errors import ExitCode
 from runbook.record import Action, Finding, Record, State, StepRun, now
 from runbook.redact import strip_control
+from runbook.schema import SchemaError, build
 
 # The frame's own task files around a role's steps (roles/runbook/tasks).
 FRAME_FIRST, FRAME_LAST = ("open", "probe"), ("evidence", "close")
@@ -80,7 +79,7 @@ def phases(runbook: Runbook) -> list[StepRun]:
 
 
 def stem(task: str) -> str | None:
-    """Given a task's name, return the id of the step it belongs to: `database : vacuum | Read ...` -> `vacuum`."""
+    """Given a task's name, return its step's id: `database : vacuum | Read ...` -> `vacuum`."""
     head, bar, _ = task.rpartition(" : ")[2].partition(" | ")
     return head.strip() if bar else None
 
@@ -110,11 +109,10 @@ class Collector:
                 "task": data.get("name", ""),
                 "step": self.current and self.current.id,
             }
-        if kind == "playbook_on_no_hosts_matched":
-            self.tally.no_hosts = True
-            return {**line, "event": "no_hosts"}
         if kind == "playbook_on_stats":
             return self._stats(data, line)
+        if kind == "playbook_on_no_hosts_matched":
+            self.tally.no_hosts = True
         if kind in ("verbose", "error", "warning", "system_warning", "deprecated"):
             text = strip_control(raw.get("stdout") or "").strip()
             if text:
@@ -214,8 +212,8 @@ class Collector:
         models = []
         for item in items if isinstance(items, list) else []:
             try:
-                models.append(model.model_validate({**item, "host": item.get("host") or host}))
-            except (ValidationError, TypeError, AttributeError) as error:
+                models.append(build(model, {**item, "host": item.get("host") or host}, lenient=True))
+            except (SchemaError, TypeError, AttributeError) as error:
                 self._note(
                     f"A {model.__name__.lower()} of {host} is not well-formed and was left out: {error}"
                 )

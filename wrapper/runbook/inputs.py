@@ -1,17 +1,18 @@
-"""A runbook's inputs, from meta/argument_specs.yml: described, converted and validated before anything starts."""
+"""A runbook's inputs, from meta/argument_specs.yml: described, and validated before anything starts."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runbook.catalog import load_yaml, nearest
 from runbook.errors import BadInput
 from runbook.redact import MASK, is_secret_name
+from runbook.schema import SchemaError, build
 
 Kind = Literal[
     "str", "int", "float", "bool", "list", "dict", "path", "raw", "bits", "bytes", "json", "jsonarg"
@@ -19,10 +20,9 @@ Kind = Literal[
 _TRUE, _FALSE = {"true", "yes", "on", "1", "y", "t"}, {"false", "no", "off", "0", "n", "f"}
 
 
-class Option(BaseModel):
+@dataclass(frozen=True)
+class Option:
     """One input as Ansible's argument spec describes it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     type: Kind = "str"
     default: Any = None
@@ -51,8 +51,8 @@ def load_options(role: Path) -> dict[str, Option]:
     try:
         specs = load_yaml(path.read_text())["argument_specs"]
         found = (specs.get("main") or {}).get("options") or {}
-        return {name: Option.model_validate(option) for name, option in found.items()}
-    except (yaml.YAMLError, ValidationError, KeyError, TypeError, AttributeError) as error:
+        return {name: build(Option, option, lenient=True) for name, option in found.items()}
+    except (yaml.YAMLError, SchemaError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is not a valid argument spec: {error}", "Correct the file.") from error
 
 
@@ -61,7 +61,7 @@ def is_secret(name: str, option: Option | None) -> bool:
 
 
 def parse_inputs(items: tuple[str, ...], options: dict[str, Option]) -> dict[str, Any]:
-    """Given `name=value` and `@file` items, return typed values. Raise BadInput that tells all faults at once."""
+    """Given `name=value` and `@file` items, return typed values. Raise BadInput with all faults."""
     raw: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")
@@ -103,7 +103,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def convert(value: Any, option: Option) -> Any:
-    """Given a value and its option, return it with the option's type. Raise ValueError that shows the value."""
+    """Given a value, return it with the option's type. Raise ValueError that shows the value."""
     converted = _as_type(value, option.type)
     if option.type == "list":
         if option.elements and not option.options:

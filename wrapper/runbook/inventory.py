@@ -43,8 +43,8 @@ def resolve(names: Iterable[str], project: Project) -> list[Path]:
         path = next((place.absolute() for place in places if place.exists()), None)
         if path is None:
             raise BadInput(
-                f'There is no inventory "{name}" (looked in {Path.cwd()} and {project.root / "inventories"}).',
-                f"Name an inventory file or folder with -i, or one of: {', '.join(shipped) or 'none shipped'}.",
+                f'There is no inventory "{name}" in {Path.cwd()} or {project.root / "inventories"}.',
+                f"Name a file or folder with -i, or one of: {', '.join(shipped) or 'none shipped'}.",
             )
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
             raise BadInput(
@@ -71,7 +71,7 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def inspect(paths: Iterable[Path], redactor: Redactor) -> None:
-    """Given inventory paths, teach the redactor their secrets. Raise BadInput when a YAML file is malformed."""
+    """Given inventory paths, teach the redactor their secrets. Raise BadInput when YAML is malformed."""
     for path in files(paths):
         if os.access(path, os.X_OK) and path.suffix not in _YAML:
             continue  # a dynamic inventory; only Ansible may run it

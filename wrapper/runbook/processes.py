@@ -1,6 +1,6 @@
 """Reads /proc: is a run's owner still alive, and what has a stopped run left behind?
 
-Where there is no /proc (macOS) the answers are the cautious ones: an owner is judged by its pid alone, nothing is swept.
+Where there is no /proc (macOS) an owner is judged by its pid alone, and nothing is swept.
 """
 
 from __future__ import annotations

@@ -10,16 +10,16 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runbook import processes
 from runbook.catalog import Severity
 from runbook.errors import BadInput, StateError
 from runbook.redact import shared
+from runbook.schema import SchemaError, build, dump
 
 State = Literal[
     "planned",
@@ -32,7 +32,6 @@ State = Literal[
     "cancelled",
     "interrupted",
 ]
-Value = float | int | str | bool | None
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -46,30 +45,31 @@ def new_id() -> str:
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
-class _Lenient(BaseModel):
-    """What comes from a role: unknown keys and missing ones are no reason to lose a result."""
+def _flatten(item: object, names: tuple[str, ...]) -> None:
+    """A role may report a list or mapping where a report shows one value."""
+    for name in names:
+        value = getattr(item, name)
+        if isinstance(value, dict | list):
+            setattr(item, name, json.dumps(value, default=str))
 
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
-
-class Finding(_Lenient):
+@dataclass
+class Finding:
     id: str = ""
     host: str = ""
     subject: str = ""
     title: str = ""
-    observed: Value = None
-    expected: Value = None
+    observed: Any = None
+    expected: Any = None
     severity: Severity = "warning"
-    remedy: str | None = None
+    remedy: Any = None
     state: Literal["open", "fixed", "accepted"] = "open"
-    evidence: str | None = None
+    evidence: Any = None
     check: str | None = None
     section: str | None = None
 
-    @field_validator("observed", "expected", "evidence", "remedy", mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        return json.dumps(value, default=str) if isinstance(value, dict | list) else value
+    def __post_init__(self) -> None:
+        _flatten(self, ("observed", "expected", "evidence", "remedy"))
 
     @property
     def counts(self) -> bool:
@@ -77,28 +77,28 @@ class Finding(_Lenient):
         return self.state == "open" and self.severity != "info"
 
 
-class Action(_Lenient):
+@dataclass
+class Action:
     step: str = ""
     kind: str = "change"
     host: str = ""
     subject: str = ""
     reason: str = ""
-    number: Value = None
-    threshold: Value = None
+    number: Any = None
+    threshold: Any = None
     unit: str | None = None
-    before: Value = None
-    after: Value = None
+    before: Any = None
+    after: Any = None
     result: Literal["planned", "done", "skipped", "failed"] = "done"
     seconds: float | None = None
-    detail: str | None = None
+    detail: Any = None
 
-    @field_validator("number", "threshold", "before", "after", "detail", mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        return json.dumps(value, default=str) if isinstance(value, dict | list) else value
+    def __post_init__(self) -> None:
+        _flatten(self, ("number", "threshold", "before", "after", "detail"))
 
 
-class StepRun(BaseModel):
+@dataclass
+class StepRun:
     id: str
     kind: str = ""
     does: str = ""
@@ -108,7 +108,8 @@ class StepRun(BaseModel):
     seconds: float | None = None
 
 
-class Who(BaseModel):
+@dataclass
+class Who:
     user: str
     host: str
     pid: int
@@ -129,44 +130,46 @@ class Who(BaseModel):
         return processes.Process(self.pid, self.started_ticks).alive()
 
 
-class Source(BaseModel):
+@dataclass
+class Source:
     root: str
     revision: str | None = None
     dirty: bool | None = None
 
 
-class Record(BaseModel):
-    schema_version: int = 1
-    id: str = Field(default_factory=new_id)
+@dataclass
+class Record:
     runbook: str
     title: str
+    project: Source
+    id: str = field(default_factory=new_id)
+    schema_version: int = 1
     state: State = "planned"
     exit_code: int | None = None
     message: str = ""
     remedy: str = ""
-    who: Who = Field(default_factory=Who.me)
-    started: datetime = Field(default_factory=now)
+    who: Who = field(default_factory=Who.me)
+    started: datetime = field(default_factory=now)
     ended: datetime | None = None
     seconds: float | None = None
     reason: str = ""
     ticket: str = ""
-    inventory: list[str] = []
+    inventory: list[str] = field(default_factory=list)
     limit: str | None = None
     check: bool = False
     diff: bool = False
     time_limit_seconds: float | None = None
-    hosts: list[str] = []
-    inputs: dict[str, Any] = {}
-    project: Source
-    versions: dict[str, str] = {}
+    hosts: list[str] = field(default_factory=list)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     private_dir: str = ""
-    steps: list[StepRun] = []
-    findings: list[Finding] = []
-    actions: list[Action] = []
-    facts: dict[str, dict[str, Any]] = {}
-    evidence: dict[str, str] = {}
-    stats: dict[str, dict[str, int]] = {}
-    notes: list[str] = []
+    steps: list[StepRun] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evidence: dict[str, str] = field(default_factory=dict)
+    stats: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def open_findings(self) -> list[Finding]:
@@ -175,6 +178,11 @@ class Record(BaseModel):
     @property
     def finished(self) -> bool:
         return self.state not in ("planned", "running")
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Record:
+        """Given a record as it was stored, return it; keys of later versions are left out."""
+        return build(cls, data, lenient=True)
 
     @property
     def owner(self) -> str:
@@ -191,7 +199,7 @@ def versions() -> dict[str, str]:
 
 
 class Store:
-    """The folder of records. `active/` names the runs that have not ended, so that a start need not read them all."""
+    """The folder of records. `active/` names the runs that have not ended; a start reads only those."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -228,7 +236,7 @@ class Store:
         return folder
 
     def save(self, record: Record) -> None:
-        data = shared().data(record.model_dump(mode="json"))
+        data = shared().data(dump(record))
         _write(self.folder(record.id) / "run.json", json.dumps(data, indent=1) + "\n")
         if record.finished:
             (self.active / record.id).unlink(missing_ok=True)
@@ -255,7 +263,7 @@ class Store:
                 yield data
 
     def load(self, name: str) -> Record:
-        """Given an id, a unique prefix of one or `last`, return the record. Raise BadInput when there is none."""
+        """Given an id, a unique prefix or `last`, return the record. Raise BadInput when there is none."""
         ids = self.ids()
         found = ids[:1] if name == "last" else [run_id for run_id in ids if run_id.startswith(name.upper())]
         if not found:
@@ -267,7 +275,10 @@ class Store:
         data = self.read(found[0])
         if data is None:
             raise BadInput(f"The record {self.folder(found[0]) / 'run.json'} is damaged.")
-        return Record.model_validate(data)
+        try:
+            return Record.of(data)
+        except SchemaError as error:
+            raise BadInput(f"The record {self.folder(found[0]) / 'run.json'} is damaged: {error}") from error
 
     def recover(self) -> list[Record]:
         """Mark runs whose owner is gone as interrupted, and return them."""
@@ -276,7 +287,10 @@ class Store:
             data = self.read(run_id) if len(run_id) == 26 else None
             if data is None:
                 continue
-            record = Record.model_validate(data)
+            try:
+                record = Record.of(data)
+            except SchemaError:
+                continue  # `runs show` tells what is wrong with it
             if not record.finished and not record.who.alive():
                 _mark_interrupted(record)
                 changed.append(record)

@@ -56,7 +56,7 @@ class Redactor:
         self._pattern: re.Pattern[str] | None = None
 
     def learn(self, value: object) -> None:
-        """Given a secret, remember it, and the forms it takes when quoted; leaves of lists and mappings too."""
+        """Given a secret, or a list or mapping of them, remember it and the forms it takes when quoted."""
         if isinstance(value, Mapping):
             for item in value.values():
                 self.learn(item)

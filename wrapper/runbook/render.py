@@ -1,4 +1,4 @@
-"""What an operator sees in the terminal: data on stdout, words on stderr, never a control sequence from a host."""
+"""What an operator sees: data on stdout, words on stderr, never a control sequence from a host."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from runbook.errors import ExitCode
 from runbook.record import Action, Record, StepRun
 from runbook.redact import shared
+from runbook.schema import dump
 from runbook.units import amount, duration, severity_rank
 
 _STATE_STYLE = {
@@ -132,7 +133,7 @@ class Terminal:
 
 def document(record: Record) -> Any:
     """Given a record, return the masked document that --json prints."""
-    return shared().data(record.model_dump(mode="json"))
+    return shared().data(dump(record))
 
 
 def event_line(line: dict[str, Any]) -> Text:

@@ -11,6 +11,7 @@ from runbook.errors import ExitCode
 from runbook.record import Record, StepRun, Store
 from runbook.redact import shared
 from runbook.render import change, headline
+from runbook.schema import dump
 from runbook.units import SEVERITIES, amount, moment, severity_rank, size
 
 _CHART_ROWS = 14
@@ -169,5 +170,5 @@ def report(record: Record, store: Store, html: bool) -> str:
     name = "report.html.j2" if html else "report.md.j2"
     context = _context(record, store)
     # Masking the context and not the page: a secret that happens to be a word of the page must not tear it.
-    context["run"] = Record.model_validate(shared().data(record.model_dump(mode="json")))
+    context["run"] = Record.of(shared().data(dump(record)))
     return env.get_template(name).render(context)

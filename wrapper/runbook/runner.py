@@ -81,7 +81,7 @@ def private_root() -> Path:
 
 
 def make_private(run_id: str) -> Path:
-    """Make a run's folder; its name tells who owns it, so that a later start can judge whether it is stale."""
+    """Make a run's folder; its name tells who owns it, so that a later start knows whether it is stale."""
     me = processes.process(os.getpid())
     return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{me.pid}-{me.started}-{run_id}-", dir=private_root()))
 
@@ -174,7 +174,7 @@ class Play:
         self._thread.start()
 
     def _on_event(self, event: dict[str, Any]) -> bool:
-        # An exception here would end the run without a status, an OSError would lose the event: only hand over.
+        # An exception here would end the run without a status, an OSError lose the event: only hand over.
         self._events.put(event)
         return False
 
@@ -206,7 +206,7 @@ class Play:
             yield event
 
     def _forget(self) -> None:
-        """Ansible has read the inputs by now; the library's `command` file repeats the environment in clear."""
+        """Ansible has read the inputs by now, and the library's `command` file holds the environment."""
         for path in (self.private / "inputs.json", self.private / "artifacts" / self.job.run_id / "command"):
             path.unlink(missing_ok=True)
 

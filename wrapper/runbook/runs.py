@@ -76,6 +76,11 @@ class Stop:
         self.asked += 1
 
     @property
+    def orders(self) -> int:
+        """How often it was ordered: the first is polite, the second is not."""
+        return self.asked + (time.monotonic() > self.deadline)
+
+    @property
     def why(self) -> str | None:
         if self.asked:
             return "cancelled"
@@ -163,79 +168,85 @@ def execute(project: Project, store: Store, request: Request, observer: Observer
     record = planned.record
     private = make_private(record.id)
     record.private_dir = str(private)
-    folder = store.create(record)
-    journal = Journal(folder)
+    watch = _Watch(record, store, Journal(store.create(record)), observer)
     try:
         with Stop(record.time_limit_seconds or 0) as stop:
             play = Play(planned.job, private)
             play.start()
-            record.versions = versions()
-            record.project.revision, record.project.dirty = revision.read()
-            record.state = "running"
-            store.save(record)
-            observer.started(record, store.usual_seconds(record.runbook))
-            _follow(play, stop, record, store, journal, observer)
+            try:
+                record.versions = versions()
+                record.project.revision, record.project.dirty = revision.read()
+                record.state = "running"
+                store.save(record)
+                observer.started(record, store.usual_seconds(record.runbook))
+                watch.follow(play, stop)
+            except BaseException:
+                _abandon(play)
+                raise
     except BaseException as error:
         _give_up(record, store, error)
         raise
     finally:
-        journal.close()
+        watch.journal.close()
         shutil.rmtree(private, ignore_errors=True)
     observer.finished(record)
     return record
 
 
-def _follow(
-    play: Play, stop: Stop, record: Record, store: Store, journal: Journal, observer: Observer
-) -> None:
-    """Watch the play to its end, and write down what it reports."""
-    collector, asked, why = Collector(record), 0, None
-    try:
+@dataclass
+class _Watch:
+    """Watches a play to its end, and writes down what it reports."""
+
+    record: Record
+    store: Store
+    journal: Journal
+    observer: Observer
+
+    def follow(self, play: Play, stop: Stop) -> None:
+        collector, orders, why = Collector(self.record), 0, None
         for raw in play.events():
-            why = why or stop.why
-            if why and asked < max(stop.asked, 1):
-                asked = max(stop.asked, 1)
-                observer.notice(_stopping(why, asked))
-                play.stop(at_once=asked > 1)
+            if stop.orders > orders:
+                orders, why = stop.orders, why or stop.why
+                self.observer.notice(_stopping(why, orders))
+                play.stop(at_once=orders > 1)
             if raw is not None:
-                _digest(shared().data(raw), collector, store, journal, observer)
+                self._digest(shared().data(raw), collector)
             else:
-                observer.step(record, collector.current)
-    except BaseException:
-        play.stop(at_once=True)
-        for _ in play.events():
-            continue
-        play.sweep()
-        raise
-    collector.leave(stopped=bool(why))
-    if why:
-        play.sweep()
-    end = verdict(record, collector.tally, play.rc, why, play.error)
-    record.state, record.exit_code = end.state, int(end.code)
-    record.message, record.remedy = shared().clean(end.message), end.remedy
-    _close(record, store)
+                self.observer.step(self.record, collector.current)
+        collector.leave(stopped=bool(why))
+        if why:
+            play.sweep()
+        end = verdict(self.record, collector.tally, play.rc, why, play.error)
+        self.record.state, self.record.exit_code = end.state, int(end.code)
+        self.record.message, self.record.remedy = shared().clean(end.message), end.remedy
+        _close(self.record, self.store)
+
+    def _digest(self, raw: dict[str, Any], collector: Collector) -> None:
+        before = collector.current
+        line = collector.feed(raw)
+        if line is None:
+            return
+        text = self.journal.write(line)
+        if collector.current is not before or "runbook" in line:
+            self.store.save(self.record)
+        self.observer.event(line, text)
+        if collector.current is not before:
+            self.observer.step(self.record, collector.current)
 
 
-def _stopping(why: str, asked: int) -> str:
-    if asked > 1:
+def _stopping(why: str | None, orders: int) -> str:
+    if orders > 1:
         return "Stopping at once."
     reason = "The time limit is reached" if why == "timed_out" else "Cancelling"
     return f"{reason}: letting ansible-playbook end its work. Ctrl-C again stops it at once."
 
 
-def _digest(
-    raw: dict[str, Any], collector: Collector, store: Store, journal: Journal, observer: Observer
-) -> None:
-    before = collector.current
-    line = collector.feed(raw)
-    if line is None:
-        return
-    text = journal.write(line)
-    if collector.current is not before or "runbook" in line:
-        store.save(collector.record)
-    observer.event(line, text)
-    if collector.current is not before:
-        observer.step(collector.record, collector.current)
+def _abandon(play: Play) -> None:
+    """The wrapper cannot go on: nothing may go on without it."""
+    play.stop(at_once=True)
+    for _ in play.events():
+        continue
+    play.sweep()
 
 
 def _close(record: Record, store: Store) -> None:
@@ -260,8 +271,8 @@ def ask(
 ) -> Iterator[dict[str, Any]]:
     """Given a job that only reads, run it without a record and yield its raw events, unmasked.
 
-    `files` are written to the private folder as JSON: `play.json` is the playbook, `defaults.json` an inventory
-    that ranks below the job's own.
+    `files` are written to the private folder as JSON: `play.json` is the playbook, `defaults.json` an
+    inventory that ranks below the job's own.
     """
     private = make_private(job.run_id)
     try:

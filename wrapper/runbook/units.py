@@ -36,7 +36,7 @@ def duration(seconds: float | None) -> str:
 
 
 def amount(value: object, unit: str | None) -> str:
-    """Given a value and its unit (bytes, rows, seconds, percent, ...), return it for a reader; "" for None."""
+    """Given a value and its unit (bytes, rows, seconds, percent, ...), return it for a reader."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
