@@ -76,8 +76,8 @@ class Services:
     def start_supervisor(self) -> None:
         """Start it on clean ground."""
         self.stop()
-        # None of ours runs: a pid in a file that is left can only be another process by now, and PostgreSQL does
-        # not start as long as that one lives.
+        # None of ours runs: a pid in a file that is left can only be another process by now, and PostgreSQL
+        # does not start as long as that one lives.
         for path in [self.pid_file, *glob.glob(self.run_dir + "/.s.PGSQL.*.lock")]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

@@ -188,7 +188,7 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 def free_shared_memory(pid_file: str) -> None:
-    """Free what a killed PostgreSQL left, unless it is in use. Line 7 of postmaster.pid has its key and id."""
+    """Free what a killed PostgreSQL left, unless it is in use. Its key and id are line 7 of the file."""
     with contextlib.suppress(OSError, IndexError):
         with open(pid_file, encoding="utf-8") as handle:
             key, segment = handle.read().splitlines()[6].split()

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from otlp import Call
 from psycopg import AsyncConnection, OperationalError
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 T = TypeVar("T")
 
@@ -53,6 +53,8 @@ class Store:
             min_size=1,
             max_size=POOL_MAX,
             timeout=2,
+            # Short, so that the first request after an outage finds a fresh attempt and no long back-off.
+            reconnect_timeout=5,
             open=False,
             kwargs={"autocommit": True, "application_name": "llm-cost-tracker", "connect_timeout": 3},
         )
@@ -68,6 +70,8 @@ class Store:
         try:
             async with self.pool.connection() as connection:
                 return await work(connection)
+        except PoolTimeout:
+            raise
         except OperationalError:
             await self.pool.check()
             async with self.pool.connection() as connection:
