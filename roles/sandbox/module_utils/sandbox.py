@@ -123,24 +123,27 @@ def choose_port(ports: range, folder: str) -> int:
 # Processes
 
 
-def processes(folder: str, data_dir: str | None) -> dict[int, str]:
-    """Return {pid: role} of the sandbox's own processes, by the paths in their command lines.
+def role_of(command: list[str], folder: str, data_dir: str) -> str | None:
+    """Given a process's command line, return which of the sandbox's processes it is, or None."""
+    program, arguments = os.path.basename(command[0]), command[1:]
+    if "supervisor.supervisord" in arguments and os.path.join(folder, "supervisord.conf") in arguments:
+        return "supervisord"
+    if program == "postgres" and arguments[:2] == ["-D", os.path.join(data_dir, "postgresql")]:
+        return "postgresql"
+    if program.startswith("python") and arguments[:1] == [os.path.join(folder, "app")]:
+        return "app"
+    return None
 
-    Not by pid files: those go stale, and a process outlives them.
-    """
-    marks = {os.path.join(folder, "supervisord.conf"): "supervisord", os.path.join(folder, "app"): "app"}
-    if data_dir:
-        marks[os.path.join(data_dir, "postgresql")] = "postgresql"
+
+def processes(folder: str, data_dir: str) -> dict[int, str]:
+    """Return {pid: role} of the sandbox's processes, by command line: pid files go stale, or get lost."""
     found = {}
     for entry in glob.glob("/proc/[0-9]*/cmdline"):
-        try:
-            with open(entry, "rb") as handle:
-                arguments = handle.read().decode(errors="replace").split("\0")
-        except OSError:  # it ended in the meantime
-            continue
-        for argument in arguments:
-            if argument in marks:
-                found[int(entry.split("/")[2])] = marks[argument]
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            with open(entry, encoding="utf-8", errors="replace") as handle:
+                role = role_of(handle.read().split("\0"), folder, data_dir)
+            if role:
+                found[int(entry.split("/")[2])] = role
     return found
 
 
@@ -153,7 +156,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def stop_processes(folder: str, data_dir: str | None, seconds: float = 60) -> list[str]:
+def stop_processes(folder: str, data_dir: str, seconds: float = 60) -> list[str]:
     """End whatever belongs to the sandbox, supervised or not, and return the roles that were running."""
     running = processes(folder, data_dir)
     if not running:
