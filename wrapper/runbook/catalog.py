@@ -178,7 +178,7 @@ class Runbook:
 
 def _must_match(pattern: re.Pattern[str], text: str) -> None:
     if not pattern.fullmatch(text):
-        raise ValueError(f"{text!r} is not of the form {pattern.pattern}")
+        raise ValueError(f"the name {text!r} is not of the form {pattern.pattern}")
 
 
 def load_yaml(text: str) -> Any:

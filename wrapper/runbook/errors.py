@@ -70,7 +70,7 @@ def _say(text: str, remedy: str = "") -> None:
 
 
 def write_traceback(state_dir: Path) -> Path | None:
-    """Given the state folder, return the file the traceback was written to, masked; None when none could be."""
+    """Given the state folder, return the file the masked traceback went to, or None."""
     path = state_dir / "errors" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -65,9 +65,9 @@ class Tally:
     failures: list[Failure] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
     no_hosts: bool = False
+    finished: bool = False
     errors: list[str] = field(default_factory=list)
     changed: int = 0
-    finals: set[str] = field(default_factory=set)
 
 
 def phases(runbook: Runbook) -> list[StepRun]:
@@ -205,8 +205,6 @@ class Collector:
             record.facts.setdefault(host, {}).update(found["facts"])
         if found.get("evidence_dir"):
             record.evidence[host] = str(found["evidence_dir"])
-        if final:
-            self.tally.finals.add(host)
 
     def _models(self, model: type[Any], items: Any, host: str) -> list[Any]:
         models = []
@@ -224,6 +222,7 @@ class Collector:
             self.record.notes.append(text)
 
     def _stats(self, data: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+        self.tally.finished = True
         names = ("ok", "changed", "failures", "dark", "skipped", "rescued", "ignored")
         hosts = sorted({host for name in names for host in (data.get(name) or {})})
         self.record.stats = {
@@ -279,7 +278,7 @@ _OUTCOMES: dict[str, tuple[State, ExitCode]] = {
 
 def verdict(record: Record, tally: Tally, rc: int | None, stopped: str | None, error: str = "") -> Verdict:
     """Given what was seen, ansible-playbook's exit status and why we stopped it, return how the run ended."""
-    if rc == 0 and record.stats:
+    if rc == 0 and tally.finished:
         return _good(record, tally)
     if stopped == "timed_out":
         limit = f"{record.time_limit_seconds:g} s"
