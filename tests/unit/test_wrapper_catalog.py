@@ -50,7 +50,7 @@ FAULTS = [
     ({"slug": "A_b"}, "'A_b' is not of the form"),
     ({"checks": [CHECK | {"part": "kitchen"}]}, "checks.0.part: 'kitchen'"),
     ({"checks": [CHECK, CHECK]}, "check ids occur twice: answers"),
-    ({"checks": []}, "no such checks to verify it: answers"),
+    ({"checks": []}, "names checks that do not exist: answers"),
     ({"checks": [{**CHECK, "expect": {"rc": "0"}}]}, "checks.0.expect.rc: '0' is not a whole number"),
     ({"checks": [{k: v for k, v in CHECK.items() if k != "command"}]}, "checks.0.command: it is missing"),
     ({"time_limit_seconds": 0}, "time_limit_seconds is 0"),
@@ -134,11 +134,12 @@ def test_all_faults_are_told_at_once_and_no_secret_is_quoted() -> None:
 
 
 def test_exports_are_quoted_and_secrets_left_out() -> None:
-    values = {"A": "it's $HOME `x`", "PGPASSWORD": "hunter22", "EMPTY": ""}
+    values = {"A": "it's $HOME `x`", "PGPASSWORD": "hunter22", "EMPTY": "", "RUNBOOK_PATH": "/x y", "A_TOKEN": ""}
     assert environments.exports(values, secrets=False).splitlines() == [
         "export A='it'\"'\"'s $HOME `x`'",
         "# PGPASSWORD is secret and left out; --secrets prints it.",
-        "export EMPTY=''",
+        "unset EMPTY",
+        "export PATH='/x y':\"$PATH\"",
     ]
     assert "export PGPASSWORD=hunter22" in environments.exports(values, secrets=True)
 

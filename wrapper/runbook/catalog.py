@@ -55,9 +55,11 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Bounds:
-    at_most: float | None = None
-    at_least: float | None = None
-    between: list[float] | None = None
+    """Limits are numbers, or templates over the role's inputs."""
+
+    at_most: float | str | None = None
+    at_least: float | str | None = None
+    between: list[float | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,14 @@ class Expect:
 def _range(number: Bounds) -> str:
     low, high = number.between or (number.at_least, number.at_most)
     if low is not None and high is not None:
-        return f"a number between {low:g} and {high:g}"
-    return f"a number of at most {high:g}" if high is not None else f"a number of at least {low or 0:g}"
+        return f"a number between {_plain(low)} and {_plain(high)}"
+    return (
+        f"a number of at most {_plain(high)}" if high is not None else f"a number of at least {_plain(low)}"
+    )
+
+
+def _plain(limit: float | str | None) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else str(limit)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,9 @@ class Check:
     command: str
     expect: Expect
     otherwise: Otherwise
+    needs: list[str] = field(default_factory=list)
     timeout_seconds: float = 10
+    user: str | None = None
     shows: str = ""
 
     def __post_init__(self) -> None:
@@ -152,12 +162,14 @@ class Runbook:
     escalation: list[Escalation] = field(default_factory=list)
     lessons: list[Lesson] = field(default_factory=list)
     environment: dict[str, str | float | bool | None] = field(default_factory=dict)
+    secrets: dict[str, str | float | bool | None] = field(default_factory=dict)
+    os_user: str | None = None
     checks: list[Check] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _must_match(_SLUG, self.slug)
-        for name in self.environment:
+        for name in (*self.environment, *self.secrets):
             _must_match(_VARIABLE, name)
         if self.time_limit_seconds <= 0:
             raise ValueError(f"time_limit_seconds is {self.time_limit_seconds}; it must be above 0")
@@ -165,9 +177,10 @@ class Runbook:
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{what} ids occur twice: {', '.join(sorted(twice))}")
         known = {check.id for check in self.checks}
-        for step in self.steps:
-            if missing := set(step.verify) - known:
-                raise ValueError(f"step {step.id}: no such checks to verify it: {', '.join(sorted(missing))}")
+        wanted = [(f"step {step.id}", step.verify) for step in self.steps]
+        for who, names in [*wanted, *((f"check {check.id}", check.needs) for check in self.checks)]:
+            if missing := set(names) - known:
+                raise ValueError(f"{who} names checks that do not exist: {', '.join(sorted(missing))}")
 
     def section(self, name: str) -> list[Check]:
         return [check for check in self.checks if check.section == name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,18 @@ def flat_options(options: dict[str, Option], prefix: str = "") -> Iterator[tuple
         if option.options:
             joint = "[]." if option.type == "list" else "."
             yield from flat_options(option.options, f"{prefix}{name}{joint}")
+
+
+def resolved(text: str, options: dict[str, Option]) -> str:
+    """Given text with templates over inputs, return it with their defaults and names in their places."""
+
+    def show(found: re.Match[str]) -> str:
+        option = options.get(found[1])
+        return (
+            f"{option.default} (`{found[1]}`)" if option and option.default is not None else f"`{found[1]}`"
+        )
+
+    return re.sub(r"`?\{\{ *(\w+) *\}\}`?", show, text)
 
 
 def default_text(option: Option) -> str:
@@ -118,6 +131,7 @@ def page(project: Project, runbook: Runbook, diagram: bool = True) -> str:
         options=list(flat_options(options)),
         frame_options=[(name, option) for name, option in flat_options(frame) if name not in options],
         exit_codes=[(int(code), code.meaning) for code in ExitCode],
+        expected=lambda check: resolved(check.expect.words(), options),
         remedy=lambda check: remedy(runbook, check),
     )
 

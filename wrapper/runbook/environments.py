@@ -24,7 +24,13 @@ def exports(values: dict[str, str], secrets: bool) -> str:
     """Given variables, return shell lines that set them; secret ones are comments unless asked for."""
     lines = []
     for name, value in values.items():
-        if is_secret_name(name) and not secrets:
+        if value == "":
+            lines.append(
+                f"unset {name}"
+            )  # the run leaves it out as well; the shell's own would lead elsewhere
+        elif name == "RUNBOOK_PATH":
+            lines.append(f'export PATH={shlex.quote(value)}:"$PATH"')
+        elif is_secret_name(name) and not secrets:
             lines.append(f"# {name} is secret and left out; --secrets prints it.")
         else:
             lines.append(f"export {name}={shlex.quote(value)}")
@@ -38,14 +44,15 @@ def check_environment(
     runbook = Catalog(project).get(slug)
     paths = inventory.resolve(inventories, project)
     inventory.inspect(paths, shared())
-    if not runbook.environment:
+    wanted = runbook.environment | runbook.secrets
+    if not wanted:
         return {}
     play = {
         "name": "Environment of the checks",
         "hosts": _hosts(project.playbook(slug)),
         "gather_facts": False,
         "vars_files": [str(path) for path in (project.roles / runbook.role / "vars").glob("main.yml")],
-        "tasks": [{"name": _TASK, "ansible.builtin.debug": {"msg": runbook.environment}}],
+        "tasks": [{"name": _TASK, "ansible.builtin.debug": {"msg": wanted}}],
     }
     job = Job(new_id(), project, Path("play.json"), paths, limit=limit)
     found = _ask(project, job, play, _defaults(project, runbook.role))

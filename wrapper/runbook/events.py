@@ -15,7 +15,7 @@ from runbook.redact import strip_control
 from runbook.schema import SchemaError, build
 
 # The frame's own task files around a role's steps (roles/runbook/tasks).
-FRAME_FIRST, FRAME_LAST = ("open", "probe"), ("evidence", "close")
+FRAME_FIRST, FRAME_LAST = ("check", "open", "probe"), ("prove", "evidence", "close")
 RESULT_LIMIT = 4000
 _RESULTS = {
     "runner_on_ok": "ok",
@@ -73,6 +73,8 @@ class Tally:
 def phases(runbook: Runbook) -> list[StepRun]:
     """Given a runbook, return the steps of its run in order, the frame's included."""
     own = [StepRun(id=step.id, kind=step.kind, does=step.does) for step in runbook.steps]
+    if runbook.category == "tool":
+        return own
     known = {step.id for step in own}
     first = [StepRun(id=name, kind="frame") for name in FRAME_FIRST if name not in known]
     return [*first, *own, *(StepRun(id=name, kind="frame") for name in FRAME_LAST if name not in known)]

@@ -311,6 +311,12 @@ class Store:
         except OSError:
             return
 
+    def dead_runs(self, limit: int = 20) -> list[str]:
+        """Return runs that ended without giving their leases back, so that the next need not wait."""
+        ended = ("interrupted", "cancelled", "timed_out", "failed")
+        found = [str(data["id"]) for data in self.newest(limit) if data.get("state") in ended]
+        return [run_id for run_id in found if not processes.of_run(run_id)]
+
     def usual_seconds(self, slug: str, wanted: int = 5) -> dict[str, float]:
         """Given a runbook, return the median seconds of each of its steps over the last good runs."""
         seen: dict[str, list[float]] = {}

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from runbook.redact import shared
 from runbook.runner import Job, Play, make_private, sweep_private
 
 # Set by the wrapper for the frame; a user who could set them could sign with another name.
-RESERVED = ("runbook_run_id", "runbook_owner", "runbook_reason", "runbook_ticket")
+RESERVED = ("runbook_run_id", "runbook_owner", "runbook_reason", "runbook_ticket", "runbook_dead_runs")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Plan:
     job: Job
 
 
-def plan(project: Project, request: Request) -> Plan:
+def plan(project: Project, request: Request, dead_runs: Iterable[str] = ()) -> Plan:
     """Given a request, return what to run. Raise BadInput; nothing has been written or started by then."""
     runbook = Catalog(project).get(request.slug)
     playbook = project.playbook(request.slug)
@@ -150,7 +150,10 @@ def plan(project: Project, request: Request) -> Plan:
         steps=phases(runbook),
     )
     own_vars = dict(
-        zip(RESERVED, (record.id, record.owner, request.reason, request.ticket), strict=True), **values
+        zip(
+            RESERVED, (record.id, record.owner, request.reason, request.ticket, list(dead_runs)), strict=True
+        ),
+        **values,
     )
     job = Job(
         run_id=record.id, project=project, playbook=playbook, inventory=paths, extra_vars=own_vars,
@@ -164,7 +167,7 @@ def execute(project: Project, store: Store, request: Request, observer: Observer
     shared().learn_named(os.environ)
     store.prepare()
     revision = Revision(project.root)
-    planned = plan(project, request)
+    planned = plan(project, request, store.dead_runs())
     record = planned.record
     private = make_private(record.id)
     record.private_dir = str(private)
