@@ -165,7 +165,9 @@ class Collector:
                 f"The result of task `{task}` on {host} was too large to be recorded; it is truncated."
             )
         ignored = bool(data.get("ignore_errors"))
-        self._mark(outcome, bool(result.get("changed")), ignored)
+        self.tally.changed += bool(result.get("changed"))
+        if self.current and stem(task) == self.current.id:
+            self._mark(self.current, outcome, bool(result.get("changed")), ignored)
         if isinstance(found := _payload(result), dict):
             line["runbook"] = found
             self._runbook(host, found)
@@ -175,14 +177,12 @@ class Collector:
             self.tally.unreachable[host] = _message(result)
         return line | self._abridge(result)
 
-    def _mark(self, outcome: str, changed: bool, ignored: bool) -> None:
-        self.tally.changed += changed
-        if not self.current:
-            return
+    @staticmethod
+    def _mark(step: StepRun, outcome: str, changed: bool, ignored: bool) -> None:
         if outcome in ("failed", "unreachable") and not ignored:
-            self.current.state = "failed"
-        elif self.current.state in ("running", "ok", "skipped"):
-            self.current.state = "changed" if changed else "ok"
+            step.state = "failed"
+        elif step.state in ("running", "ok", "skipped"):
+            step.state = "changed" if changed else "ok"
 
     @staticmethod
     def _abridge(result: dict[str, Any]) -> dict[str, Any]:

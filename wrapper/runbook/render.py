@@ -106,12 +106,10 @@ class Terminal:
     def _done(self, record: Record) -> None:
         step = next((s for s in record.steps if s.id == self._shown and s.ended), None)
         if step:
-            self.err.print(
-                plain(f"  {record.steps.index(step) + 1}/{len(record.steps)} {step.id:<14}"), end=""
-            )
-            self.err.print(
-                plain(f" {step.state:<8}", _STATE_STYLE.get(step.state, "dim")), duration(step.seconds)
-            )
+            number = f"{record.steps.index(step) + 1}/{len(record.steps)}"
+            line = plain(f"  {number:>5} {step.id:<14} ")
+            line.append_text(plain(f"{step.state:<8}", _STATE_STYLE.get(step.state, "dim")))
+            self.err.print(line, duration(step.seconds))
 
     def notice(self, text: str) -> None:
         self.err.print(plain(text, "yellow"), soft_wrap=True)
