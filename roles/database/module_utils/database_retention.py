@@ -226,8 +226,9 @@ def plan(
     planned: List[Row] = []
     found: List[Row] = []
     for rule in rules:
-        privilege = "UPDATE" if rule.columns else "DELETE"
-        lacking = [p for p in ("SELECT", privilege) if not rule.table[f"may_{p.lower()}"]]
+        # UPDATE for a delete too: rows are locked first, so that those in use are skipped instead of waited for.
+        needed = ("SELECT", "UPDATE") if rule.columns else ("SELECT", "UPDATE", "DELETE")
+        lacking = [privilege for privilege in needed if not rule.table[f"may_{privilege.lower()}"]]
         if lacking:
             found.append(
                 finding("grant-missing", f"Rows past their day stay: the role may not {rule.step}", subject=rule.table["ident"],

@@ -344,6 +344,7 @@ class Maintenance:
 
     def indexes(self) -> Result:
         """Drop dead leftovers, rebuild invalid and bloated indexes concurrently, one per table at a time."""
+        there = {index["oid"] for index in catalog.indexes(self.session)}
         planned, found = self._plan_indexes(self._blocked())
         result = Result(findings=found, actions=planned)
         by_table: Dict[int, List[Row]] = {}
@@ -361,7 +362,7 @@ class Maintenance:
                         "bytes_per_row": now["bytes"] / max(now["reltuples"], 1), "definition": now["definition"],
                     })
             result.findings += self._unfinished(item)
-        result.actions += self._sweep(list(after.values()), {item["oid"] for item in planned})
+        result.actions += self._sweep(list(after.values()), there)
         return result
 
     def _rebuild(self, item: Row, work: Session) -> None:
@@ -376,11 +377,11 @@ class Maintenance:
             work.execute(f"REINDEX INDEX CONCURRENTLY {item['subject']}")
         item["result"] = "done"
 
-    def _sweep(self, indexes: Sequence[Row], known: set[int]) -> List[Row]:
-        """Drop what a rebuild of this run that was cancelled or failed has left behind."""
+    def _sweep(self, indexes: Sequence[Row], there: set[int]) -> List[Row]:
+        """Drop what rebuilds of this run left behind when they were cancelled or failed; `there` was there before."""
         swept = []
         for index in indexes:
-            if index["valid"] or index["oid"] in known or index["building"] or index["locked"] or not planner.is_leftover(index, indexes):
+            if index["valid"] or index["oid"] in there or index["building"] or index["locked"] or not planner.is_leftover(index, indexes):
                 continue
             item = {**action("indexes", index["ident"], "left by a rebuild of this run", number=index["bytes"], unit="bytes",
                              before=index["bytes"], detail=f"DROP on {index['table_ident']}"), "verb": "DROP", "oid": index["oid"]}

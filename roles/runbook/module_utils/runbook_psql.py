@@ -133,6 +133,15 @@ def client_version(connection: Connection) -> int:
     return int(found.group(1))
 
 
+def _dies_with_us() -> List[str]:
+    """Return the command prefix that has the kernel end psql when the thread that starts it is gone.
+
+    psql reads end-of-file only between statements, so a killed run would leave its statement running to its end.
+    setpriv is part of util-linux; where it is missing, the statement's own time limit has to do.
+    """
+    return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+
+
 class Session:
     """A PostgreSQL session. Use it as a context manager; it is not shared between threads."""
 
@@ -146,7 +155,7 @@ class Session:
         arguments = ["-X", "-q", "-A", "-t", "-w", "-v", "VERBOSITY=verbose", "-d", connection.conninfo()]
         try:
             self._process = subprocess.Popen(
-                [*connection.psql, *arguments],
+                [*_dies_with_us(), *connection.psql, *arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 text=True, encoding="utf-8", errors="replace", env=environment, cwd="/",
                 start_new_session=True, **child_identity(connection.os_user),
