@@ -25,7 +25,7 @@ def exports(values: dict[str, str], secrets: bool) -> str:
     lines = []
     for name, value in values.items():
         if value == "":
-            # The run leaves it out as well, and the shell's own would lead elsewhere; a password is the shell's.
+            # The run leaves it out, and the shell's own would lead elsewhere; a password is the shell's.
             lines.extend([] if is_secret_name(name) else [f"unset {name}"])
         elif name == "RUNBOOK_PATH":
             lines.append(f'export PATH={shlex.quote(value)}:"$PATH"')

@@ -86,7 +86,8 @@ class Action:
     reason: str = ""
     number: Any = None
     threshold: Any = None
-    unit: str | None = None
+    unit: str | None = None  # of number and threshold
+    measure: str | None = None  # the unit of before and after; where it is missing, `unit` is
     before: Any = None
     after: Any = None
     result: Literal["planned", "done", "skipped", "failed"] = "done"

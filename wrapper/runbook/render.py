@@ -200,7 +200,7 @@ def show_results(record: Record, out: Console) -> None:
                 a.host,
                 a.step,
                 a.subject,
-                a.reason,
+                because(a),
                 change(a),
                 duration(a.seconds),
             )
@@ -218,11 +218,20 @@ def _action_style(action: Action) -> str:
 
 def change(action: Action) -> str:
     """Return what an action changed, in units people read."""
-    if action.before is None and action.after is None:
-        return ""
+    unit = action.measure or action.unit
     if action.after is None:
-        return amount(action.before, action.unit)
-    return f"{amount(action.before, action.unit)} → {amount(action.after, action.unit)}"
+        return amount(action.before, unit)
+    return f"{amount(action.before, unit)} → {amount(action.after, unit)}"
+
+
+def because(action: Action) -> str:
+    """Return why an action was due: the reason, the number that decided it and its limit."""
+    told = action.reason
+    if action.number is not None and action.number != action.before:
+        told += f": {amount(action.number, action.unit)}"
+    if action.threshold is not None:
+        told += f" (limit {amount(action.threshold, action.unit)})"
+    return told
 
 
 def next_commands(record: Record) -> list[str]:

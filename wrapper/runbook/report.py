@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from runbook import __version__
 from runbook.docs import cell, templates
 from runbook.errors import ExitCode
 from runbook.record import Record, StepRun, Store
 from runbook.redact import shared
-from runbook.render import change, headline
+from runbook.render import because, change, headline
 from runbook.schema import dump
 from runbook.units import SEVERITIES, amount, moment, severity_rank, size
 
@@ -40,6 +43,11 @@ class Chart:
     left: int
     bars: list[Bar]
     rest: int
+
+
+def breakable(text: str) -> Markup:
+    """Given a long name, return it so that a narrow column breaks it between its words."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))  # noqa: S704  escaped just before
 
 
 def _number(value: Any) -> float:
@@ -154,7 +162,9 @@ def _context(record: Record, store: Store) -> dict[str, Any]:
 
 
 def _freed(action: Any) -> bool:
-    return bool(action.unit == "bytes" and action.result == "done" and action.after is not None)
+    return bool(
+        (action.measure or action.unit) == "bytes" and action.result == "done" and action.after is not None
+    )
 
 
 def _tone(record: Record) -> str:
@@ -166,7 +176,14 @@ def _tone(record: Record) -> str:
 def report(record: Record, store: Store, html: bool) -> str:
     """Given a record, return its report: one self-contained HTML page, or Markdown."""
     env = templates(autoescape=html)
-    env.filters |= {"amount": amount, "moment": moment, "change": change, "cell": cell}
+    env.filters |= {
+        "amount": amount,
+        "moment": moment,
+        "change": change,
+        "because": because,
+        "breakable": breakable,
+        "cell": cell,
+    }
     name = "report.html.j2" if html else "report.md.j2"
     context = _context(record, store)
     # Masking the context and not the page: a secret that happens to be a word of the page must not tear it.
