@@ -1,0 +1,285 @@
+"""The sandbox end to end: worn, healed, repaired and worn again, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.sandbox import outside_dir
+
+REPOSITORY = Path(__file__).parents[2]
+SCALE = "0.02"
+
+# In one worker: they share a sandbox, and look at it in this order.
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("sandbox")]
+
+
+@dataclass
+class Run:
+    code: int
+    changed: int
+    output: str
+
+
+class Sandbox:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.first_rows = ""
+
+    def run(self, state: str, *arguments: str, code: int = 0) -> Run:
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("ansible-playbook")),
+                "playbooks/sandbox.yml",
+                "--inventory=inventories/sandbox",
+                f"--extra-vars=sandbox_state={state}",
+                *arguments,
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, "RUNBOOK_SANDBOX_DIR": str(self.folder), "ANSIBLE_FORCE_COLOR": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        changed = re.search(r"changed=(\d+)", done.stdout)
+        return Run(done.returncode, int(changed.group(1)) if changed else 0, done.stdout + done.stderr)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return yaml.safe_load((self.folder / "sandbox.yml").read_text())
+
+    def query(self, statement: str) -> str:
+        record = self.record
+        return subprocess.run(
+            [
+                f"{record['postgres_bin_dir']}/psql",
+                f"--host={record['database_socket_dir']}",
+                f"--port={record['database_port']}",
+                "--username=postgres",
+                f"--dbname={record['database']}",
+                "--no-psqlrc",
+                "--tuples-only",
+                "--no-align",
+                f"--command={statement}",
+            ],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        trust = ssl.create_default_context(cafile=self.record["app_ca_file"])
+        data = None if body is None else json.dumps(body).encode()
+        url = self.record["app_url"] + path
+        with urllib.request.urlopen(url, data, timeout=10, context=trust) as answer:  # noqa: S310 - always https
+            return json.load(answer)
+
+    def processes(self) -> list[int]:
+        """Return what has one of the sandbox's folders in its command line: not how the role finds them."""
+        folders = [str(self.folder)] + ([self.record["data_dir"]] if self.folder.exists() else [])
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it ended in the meantime
+                command = entry.read_text(errors="replace")
+                if any(folder in command for folder in folders):
+                    found.append(int(entry.parts[2]))
+        return found
+
+    def count(self, table: str) -> int:
+        return int(self.query(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from this file
+
+    def fingerprint(self) -> str:
+        """Return a checksum over all rows, but for the few rules, which say when they were written."""
+        tables = ["spans", "llm_metrics", "llm_usage_logs", "budget_usage", "user_sessions"]
+        rows = "SELECT md5(string_agg(t::text, '|' ORDER BY t::text)) FROM {} AS t"
+        return "".join(self.query(rows.format(table)) for table in tables)
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox") / "made")
+    try:
+        sandbox.run("worn", f"--extra-vars=sandbox_scale={SCALE}")
+        sandbox.first_rows = sandbox.fingerprint()
+        yield sandbox
+    finally:
+        sandbox.run("absent")
+
+
+def test_app_is_ready_and_reads_the_database(sandbox: Sandbox) -> None:
+    assert sandbox.ask("/health/ready") == {"status": "ready"}
+    assert sandbox.ask("/health/detailed")["components"]["database"]["status"] == "healthy"
+
+
+def test_volume_follows_the_scale(sandbox: Sandbox) -> None:
+    assert 4000 <= sandbox.count("llm_usage_logs") < 4100
+    assert 1200 <= sandbox.count("spans") < 1220
+    assert sandbox.count("llm_metrics") == sandbox.count("spans")
+
+
+@pytest.mark.parametrize(
+    ("wear", "evidence"),
+    [
+        (
+            "expired rows",
+            "SELECT count(*) > 1000 FROM llm_usage_logs WHERE timestamp < now() - interval '90 d'",
+        ),
+        (
+            "dead rows in some tables, not in all",
+            "SELECT array_agg(relname::text ORDER BY relname) = '{spans,user_sessions}'"
+            " FROM pg_stat_user_tables WHERE n_dead_tup > 50 + 0.2 * n_live_tup",
+        ),
+        (
+            "stale statistics",
+            "SELECT count(*) = 2 FROM pg_stat_user_tables"
+            " WHERE relname IN ('spans', 'llm_metrics') AND n_mod_since_analyze > 50 + 0.1 * n_live_tup",
+        ),
+        (
+            "an index three times its size",
+            "SELECT pg_relation_size('ix_llm_usage_logs_trace_span') > 3 * 75 *"
+            " (SELECT count(*) FROM llm_usage_logs)",
+        ),
+        (
+            "an invalid leftover",
+            "SELECT count(*) = 1 FROM pg_index"
+            " WHERE NOT indisvalid AND indexrelid::regclass::text LIKE '%\\_ccnew'",
+        ),
+        (
+            "a duplicate index",
+            "SELECT count(*) = 1 FROM (SELECT indkey::text FROM pg_index"
+            " WHERE indrelid = 'llm_usage_logs'::regclass AND indisvalid"
+            " GROUP BY 1 HAVING count(*) > 1) AS twins",
+        ),
+        (
+            "a foreign key without index",
+            "SELECT count(*) = 1 FROM pg_constraint AS c WHERE contype = 'f' AND NOT EXISTS"
+            " (SELECT FROM pg_index AS i WHERE i.indrelid = c.conrelid AND i.indkey[0] = c.conkey[1])",
+        ),
+        (
+            "views older than their source",
+            "SELECT (SELECT sum(request_count) FROM daily_usage_summary)"
+            " < (SELECT count(*) FROM llm_usage_logs)"
+            " AND (SELECT sum(request_count) FROM daily_cost_summary) < (SELECT count(*) FROM llm_metrics)",
+        ),
+        (
+            "a sequence near its end",
+            "SELECT nextval('llm_usage_logs_id_seq') BETWEEN 0.9 * 2147483647 AND 0.95 * 2147483647",
+        ),
+    ],
+)
+def test_it_is_worn(sandbox: Sandbox, wear: str, evidence: str) -> None:
+    assert sandbox.query(evidence) == "t", wear
+
+
+def test_other_users_have_no_access(sandbox: Sandbox) -> None:
+    data_dir = Path(sandbox.record["data_dir"])
+    assert data_dir.stat().st_mode & 0o077 == 0
+    assert (data_dir / "pgpass").stat().st_mode & 0o077 == 0
+    psql = [f"{sandbox.record['postgres_bin_dir']}/psql", "--no-password", "--command=SELECT 1"]
+    address = f"host=127.0.0.1 port={sandbox.record['database_port']} user=postgres dbname=postgres"
+    without = subprocess.run([*psql, address], capture_output=True, text=True, check=False, cwd="/")
+    assert "password" in without.stderr
+    environment = {**os.environ, "PGPASSFILE": str(data_dir / "pgpass")}
+    subprocess.run([*psql, address], env=environment, capture_output=True, check=True, cwd="/")
+
+
+def test_a_trace_becomes_rows(sandbox: Sandbox) -> None:
+    span = {
+        "traceId": "0af7651916cd43dd8448eb211c80319c",
+        "spanId": "b7ad6b7169203331",
+        "name": "llm.chat.completion",
+        "startTimeUnixNano": str(time.time_ns() - 250_000_000),
+        "endTimeUnixNano": str(time.time_ns()),
+        "attributes": [
+            {"key": "gen_ai.request.model", "value": {"stringValue": "gpt-4o"}},
+            {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "1000"}},
+            {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "100"}},
+        ],
+    }
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    for _ in range(2):  # exporters send again what they saw no answer to
+        assert sandbox.ask("/v1/traces", body) == {"partialSuccess": {}}
+    row = sandbox.query(
+        "SELECT total_tokens, total_cost_usd FROM llm_metrics WHERE span_id = 'b7ad6b7169203331'"
+    )
+    assert row == "1100|0.003500"
+
+
+def test_second_run_changes_nothing(sandbox: Sandbox) -> None:
+    assert sandbox.run("worn").changed == 0
+    assert sandbox.run("present", f"--extra-vars=sandbox_scale={SCALE}").changed == 0
+
+
+def test_check_mode_only_tells(sandbox: Sandbox) -> None:
+    before = sandbox.processes()
+    assert sandbox.run("absent", "--check").changed > 0
+    assert sandbox.run("present", "--check", "--extra-vars=sandbox_scale=0.03").changed > 0
+    assert sandbox.processes() == before
+    assert sandbox.query("SELECT count(*) < 5000 FROM llm_usage_logs") == "t"
+
+
+def test_wear_that_was_repaired_comes_back_the_same(sandbox: Sandbox) -> None:
+    sandbox.query("VACUUM ANALYZE spans")
+    run = sandbox.run("worn")
+    assert run.changed == 1
+    assert "not worn: dead rows, stale statistics" in run.output
+    assert sandbox.fingerprint() == sandbox.first_rows
+
+
+@pytest.mark.parametrize("victims", ["supervisord", "all"])
+def test_heals_after_a_kill(sandbox: Sandbox, victims: str) -> None:
+    pid_file = sandbox.folder / "supervisor" / "supervisord.pid"
+    for pid in [int(pid_file.read_text())] if victims == "supervisord" else sandbox.processes():
+        os.kill(pid, signal.SIGKILL)
+    run = sandbox.run("present")
+    assert run.changed == 1
+    assert len(sandbox.processes()) == 3
+    assert sandbox.ask("/health/ready") == {"status": "ready"}
+
+
+def test_absent_leaves_nothing(sandbox: Sandbox) -> None:
+    data_dir = Path(sandbox.record["data_dir"])
+    sandbox.run("absent")
+    assert not sandbox.folder.exists()
+    assert not data_dir.exists()
+    assert sandbox.processes() == []
+    assert sandbox.run("absent").changed == 0
+
+
+def test_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+    treasure = tmp_path / "thesis.tex"
+    treasure.write_text("years of work")
+    for state in ("present", "absent"):
+        assert "not of a sandbox (thesis.tex)" in Sandbox(tmp_path).run(state, code=2).output
+    assert treasure.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("runuser") is None, reason="root becomes somebody else")
+def test_refuses_what_somebody_else_put_in_its_place(tmp_path: Path) -> None:
+    """Data that cannot be in a closed folder goes to a folder for all users, by a name one can foresee."""
+    tmp_path.chmod(0o700)
+    sandbox = Sandbox(tmp_path / "made")
+    place = outside_dir(str(sandbox.folder))
+    subprocess.run(["runuser", "-u", "daemon", "--", "mkdir", place], check=True)
+    try:
+        assert f"{place} belongs to somebody else" in sandbox.run("present", code=2).output
+    finally:
+        Path(place).rmdir()
