@@ -18,14 +18,9 @@ def test_success_records_who_why_steps_actions_and_facts(runbook: Runbook) -> No
     assert record["hosts"] == ["here"]
     assert record["inventory"] == [str(SMALL / "inventories" / "one.yml")]
     states = {step["id"]: step["state"] for step in record["steps"]}
-    assert states == {
-        "open": "pending",
-        "probe": "pending",
-        "plan": "ok",
-        "vacuum": "changed",
-        "evidence": "pending",
-        "close": "ok",
-    }
+    assert list(states) == ["check", "open", "probe", "plan", "vacuum", "prove", "evidence", "close"]
+    reached = {name: state for name, state in states.items() if state != "pending"}
+    assert reached == {"plan": "ok", "vacuum": "changed", "close": "ok"}
     assert [action["after"] for action in record["actions"]] == [1048576]
     assert record["facts"]["here"]["server_version"] == "15.18"
     assert record["versions"]["ansible_core"].startswith("2.")

@@ -134,7 +134,8 @@ def test_all_faults_are_told_at_once_and_no_secret_is_quoted() -> None:
 
 
 def test_exports_are_quoted_and_secrets_left_out() -> None:
-    values = {"A": "it's $HOME `x`", "PGPASSWORD": "hunter22", "EMPTY": "", "RUNBOOK_PATH": "/x y", "A_TOKEN": ""}
+    values = {"A": "it's $HOME `x`", "PGPASSWORD": "hunter22", "EMPTY": "", "RUNBOOK_PATH": "/x y"}
+    values["A_TOKEN"] = ""
     assert environments.exports(values, secrets=False).splitlines() == [
         "export A='it'\"'\"'s $HOME `x`'",
         "# PGPASSWORD is secret and left out; --secrets prints it.",

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from runbook.catalog import Catalog, Check, Runbook
 from runbook.errors import ExitCode
-from runbook.inputs import Option, load_options
+from runbook.inputs import Option, frame_options, load_options
 from runbook.project import Project
 from runbook.units import duration
 
@@ -123,13 +123,12 @@ def flowchart(runbook: Runbook) -> str:
 def page(project: Project, runbook: Runbook, diagram: bool = True) -> str:
     """Given a runbook, return its page in Markdown."""
     options = load_options(project.roles / runbook.role)
-    frame = load_options(project.roles / "runbook")
     return _render(
         "page.md.j2",
         book=runbook,
         diagram=flowchart(runbook) if diagram else "",
         options=list(flat_options(options)),
-        frame_options=[(name, option) for name, option in flat_options(frame) if name not in options],
+        frame_options=list(flat_options(frame_options(project.roles))),
         exit_codes=[(int(code), code.meaning) for code in ExitCode],
         expected=lambda check: resolved(check.expect.words(), options),
         remedy=lambda check: remedy(runbook, check),

@@ -17,6 +17,8 @@ from runbook.schema import SchemaError, build
 Kind = Literal[
     "str", "int", "float", "bool", "list", "dict", "path", "raw", "bits", "bytes", "json", "jsonarg"
 ]
+# A user who could set these could sign with another name, or break another run's lease.
+SET_BY_RUN = ("runbook_run_id", "runbook_owner", "runbook_reason", "runbook_ticket", "runbook_dead_runs")
 _TRUE, _FALSE = {"true", "yes", "on", "1", "y", "t"}, {"false", "no", "off", "0", "n", "f"}
 
 
@@ -54,6 +56,12 @@ def load_options(role: Path) -> dict[str, Option]:
         return {name: build(Option, option, lenient=True) for name, option in found.items()}
     except (yaml.YAMLError, SchemaError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is not a valid argument spec: {error}", "Correct the file.") from error
+
+
+def frame_options(roles: Path) -> dict[str, Option]:
+    """Given the folder of roles, return the inputs every run takes and a user may set."""
+    fixed = (*SET_BY_RUN, "runbook_slug", "runbook_role")
+    return {name: option for name, option in load_options(roles / "runbook").items() if name not in fixed}
 
 
 def is_secret(name: str, option: Option | None) -> bool:

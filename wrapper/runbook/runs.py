@@ -23,9 +23,6 @@ from runbook.record import Journal, Record, Source, StepRun, Store, now, version
 from runbook.redact import shared
 from runbook.runner import Job, Play, make_private, sweep_private
 
-# Set by the wrapper for the frame; a user who could set them could sign with another name.
-RESERVED = ("runbook_run_id", "runbook_owner", "runbook_reason", "runbook_ticket", "runbook_dead_runs")
-
 
 @dataclass(frozen=True)
 class Request:
@@ -103,9 +100,7 @@ def all_options(
     project: Project, runbook: Runbook
 ) -> tuple[dict[str, inputs.Option], dict[str, inputs.Option]]:
     """Return (the runbook's inputs, the frame's inputs), without those only the wrapper may set."""
-    frame = inputs.load_options(project.roles / "runbook") if runbook.role != "runbook" else {}
-    own = inputs.load_options(project.roles / runbook.role)
-    return own, {name: option for name, option in frame.items() if name not in (*RESERVED, *own)}
+    return inputs.load_options(project.roles / runbook.role), inputs.frame_options(project.roles)
 
 
 @dataclass
@@ -151,7 +146,9 @@ def plan(project: Project, request: Request, dead_runs: Iterable[str] = ()) -> P
     )
     own_vars = dict(
         zip(
-            RESERVED, (record.id, record.owner, request.reason, request.ticket, list(dead_runs)), strict=True
+            inputs.SET_BY_RUN,
+            (record.id, record.owner, request.reason, request.ticket, list(dead_runs)),
+            strict=True,
         ),
         **values,
     )
