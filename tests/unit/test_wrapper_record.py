@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from runbook import processes
+from runbook import processes, render
 from runbook.errors import BadInput, StateError
 from runbook.record import Journal, Record, Source, StepRun, Store, Who, new_id
 
@@ -110,6 +111,22 @@ def test_usual_seconds_are_the_median_of_good_runs(store: Store) -> None:
     add(store, state="succeeded", check=True, steps=[StepRun("a", seconds=0.1)])
     assert store.usual_seconds("x") == {"a": 3.0}
     assert store.usual_seconds("y") == {}
+
+
+def test_leases_of_runs_that_ended_badly_may_be_taken_over(store: Store) -> None:
+    bad = [add(store, state=state).id for state in ("cancelled", "interrupted", "timed_out", "failed")]
+    for state in ("succeeded", "running", "refused"):
+        add(store, state=state)
+    assert sorted(store.dead_runs()) == sorted(bad)
+
+
+def test_the_suggested_command_is_the_run_that_was_checked(store: Store) -> None:
+    record = add(
+        store, check=True, inventory=["/a b/hosts"], limit="db1", inputs={"n": 3, "l": ["x"], "t": "it's"}
+    )
+    words = shlex.split(render.again(record))
+    assert words[:6] == ["runbook", "run", "x", "-i", "/a b/hosts", "-l"]
+    assert words[6:] == ["db1", "--set", "n=3", "--set", 'l=["x"]', "--set", "t=it's"]
 
 
 def test_only_ansible_and_what_is_below_it_is_swept() -> None:

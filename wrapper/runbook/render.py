@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -234,19 +235,30 @@ def because(action: Action) -> str:
     return told
 
 
+def again(record: Record) -> str:
+    """Return the command that carries a run out again, this time for real; masked inputs stay masked."""
+    words = ["runbook", "run", record.runbook]
+    for path in record.inventory:
+        words += ["-i", path]
+    if record.limit:
+        words += ["-l", record.limit]
+    for name, value in record.inputs.items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)
+
+
 def next_commands(record: Record) -> list[str]:
     """Return the commands an operator is likely to want next, the likeliest first."""
-    again = f"runbook run {record.runbook} " + " ".join(f"-i {path}" for path in record.inventory)
-    if record.limit:
-        again += f" -l {record.limit}"
-    report = f"runbook runs report {record.id[:12]} --html -o report.html"
     show = f"runbook runs show {record.id}"
     if record.state in ("cancelled", "timed_out", "interrupted"):
-        return [show, again]
+        return [show, again(record)]
     if record.exit_code == ExitCode.WOULD_CHANGE:
-        return [again]
+        return [again(record)]
     if record.state == "unreachable":
-        return ["runbook doctor " + " ".join(f"-i {path}" for path in record.inventory), show]
+        return [
+            shlex.join(["runbook", "doctor", *(w for path in record.inventory for w in ("-i", path))]),
+            show,
+        ]
     if record.state == "succeeded":
-        return [report.replace(record.id[:12], record.id)]
+        return [f"runbook runs report {record.id} --html -o report.html"]
     return [show]

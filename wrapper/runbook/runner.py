@@ -190,10 +190,10 @@ class Play:
     def events(self, tick_seconds: float = 0.2) -> Iterator[dict[str, Any] | None]:
         """Yield events until the play has ended, and None when nothing happened for a tick."""
         while True:
+            self._watch()
             try:
                 event = self._events.get(timeout=tick_seconds)
             except queue.Empty:
-                self._watch()
                 yield None
                 continue
             if event is None:
