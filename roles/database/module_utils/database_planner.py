@@ -198,7 +198,7 @@ def plan_vacuum(
         reason = f"{due[0]}; {analyze[0]}" if vacuum and analyze else due[0]
         planned.append(
             {**action("vacuum", table["ident"], reason, number=due[1], threshold=due[2], unit=due[3],
-                      before=table["dead_rows"], detail=" ".join(options)), "oid": table["oid"], "options": options}
+                      measure="rows", before=table["dead_rows"], detail=" ".join(options)), "oid": table["oid"], "options": options}
         )
     return planned
 
@@ -315,7 +315,7 @@ def plan_indexes(
             continue
         planned.append(
             {**action("indexes", index["ident"], due[1], number=due[2], threshold=due[3], unit=due[4],
-                      before=index["bytes"], detail=f"{due[0]} on {index['table_ident']}"),
+                      measure="bytes", before=index["bytes"], detail=f"{due[0]} on {index['table_ident']}"),
              "oid": index["oid"], "table_oid": index["table_oid"], "verb": due[0], "bytes": index["bytes"]}
         )
     return planned
@@ -425,7 +425,7 @@ def plan_views(
         reason = "never filled" if not view["populated"] else "source changed" if known else "no refresh on record"
         planned.append(
             {**action("views", view["ident"], reason, number=None if age_hours is None else round(age_hours, 1),
-                      threshold=limits.views_max_age_hours, unit="hours", before=view["bytes"],
+                      threshold=limits.views_max_age_hours, unit="hours", measure="bytes", before=view["bytes"],
                       detail="REFRESH" if obstacle or not view["populated"] else "REFRESH CONCURRENTLY"),
              "oid": view["oid"], "concurrently": not obstacle and view["populated"], "bytes": view["bytes"],
              "writes": view["writes"]}

@@ -45,16 +45,20 @@ def action(
     number: Any = None,
     threshold: Any = None,
     unit: str = "",
+    measure: str = "",
     before: Any = None,
     after: Any = None,
     result: str = "planned",
     seconds: Optional[float] = None,
     detail: str = "",
 ) -> Dict[str, Any]:
-    """Return an action: what a step did (or plans to do) to one object, and the number that asked for it."""
+    """Return an action: what a step did (or plans to do) to one object, and the number that asked for it.
+
+    `unit` is that of number and threshold, `measure` that of before and after (empty: the same).
+    """
     return {
         "step": step, "kind": kind, "host": "", "subject": subject, "reason": reason, "number": number,
-        "threshold": threshold, "unit": unit, "before": before, "after": after, "result": result,
+        "threshold": threshold, "unit": unit, "measure": measure or unit, "before": before, "after": after, "result": result,
         "seconds": seconds, "detail": detail,
     }
 

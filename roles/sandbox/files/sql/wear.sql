@@ -60,4 +60,4 @@ CREATE INDEX ix_usage_by_model ON llm_usage_logs (model_name);
 ALTER TABLE budget_usage ADD COLUMN rule_id integer REFERENCES budget_rules (id);
 
 -- The int4 key of the busiest table, at 92 % of its range.
-ALTER SEQUENCE llm_usage_logs_id_seq RESTART WITH 1975684955;
+SELECT setval('llm_usage_logs_id_seq', 1975684955);
