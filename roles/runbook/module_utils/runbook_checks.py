@@ -7,15 +7,19 @@ The command line is the one printed on the runbook's page. Values reach it throu
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import re
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable
 
 from ansible.module_utils.runbook_psql import PsqlUnreachable, child_identity
 from ansible.module_utils.runbook_result import finding
@@ -26,54 +30,89 @@ OUTPUT_CAP_BYTES = 64 * 1024
 EVIDENCE_CHARACTERS = 2000
 # As many at once as a small server bears; each may open a connection.
 CONCURRENCY = 8
+KILLED_WAIT_SECONDS = 1
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a command gave: exit code (None: ended at its time limit), output (capped), seconds."""
 
-    rc: Optional[int]
+    rc: int | None
     stdout: str
     stderr: str
     seconds: float
     truncated: bool = False
 
 
+class _Reader(threading.Thread):
+    """Keeps the first `cap_bytes` of a stream and reads the rest away, so that memory stays small whatever comes."""
+
+    def __init__(self, stream: Any, cap_bytes: int) -> None:
+        super().__init__(daemon=True)
+        self._stream, self._cap_bytes = stream, cap_bytes
+        self.data, self.truncated = b"", False
+        self.start()
+
+    def run(self) -> None:
+        with self._stream:
+            while True:
+                chunk = os.read(self._stream.fileno(), 65536)
+                if not chunk:
+                    return
+                room = self._cap_bytes - len(self.data)
+                self.data += chunk[:room]
+                self.truncated = self.truncated or len(chunk) > room
+
+    def text(self) -> str:
+        return self.data.decode("utf-8", "replace")
+
+
 def run_command(
-    command: str, environment: Mapping[str, str], timeout_seconds: float, os_user: Optional[str] = None,
+    command: str,
+    environment: Mapping[str, str],
+    timeout_seconds: float,
+    os_user: str | None = None,
     cap_bytes: int = OUTPUT_CAP_BYTES,
 ) -> Outcome:
     """Run one line with /bin/sh as `os_user`; at the time limit its whole process group is killed."""
     started = time.monotonic()
     try:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=dict(environment), cwd="/", start_new_session=True, **child_identity(os_user),
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            cwd="/",
+            start_new_session=True,
+            **child_identity(os_user),
         )
     except (OSError, PsqlUnreachable) as error:
         return Outcome(127, "", str(error), time.monotonic() - started)
-    rc: Optional[int]
-    try:
-        stdout, stderr = process.communicate(timeout=timeout_seconds)
-        rc = process.returncode
-    except subprocess.TimeoutExpired:
+    readers = [_Reader(process.stdout, cap_bytes), _Reader(process.stderr, cap_bytes)]
+    # The end is that of the output, which a child in the background may hold open; the shell is waited for last, so
+    # that the number of its process group cannot have become another's.
+    for reader in readers:
+        reader.join(max(0.0, started + timeout_seconds - time.monotonic()))
+    rc: int | None = None
+    if not any(reader.is_alive() for reader in readers):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            rc = process.wait(max(0.0, started + timeout_seconds - time.monotonic()))
+    if process.returncode is None:
         os.killpg(process.pid, signal.SIGKILL)
-        stdout, stderr = process.communicate()
-        rc = None
-    return Outcome(
-        rc,
-        stdout[:cap_bytes].decode("utf-8", "replace"),
-        stderr[:cap_bytes].decode("utf-8", "replace"),
-        time.monotonic() - started,
-        len(stdout) > cap_bytes or len(stderr) > cap_bytes,
-    )
+        process.wait()
+        for reader in readers:  # a child that left the group may hold the output open for ever: it is not waited for
+            reader.join(KILLED_WAIT_SECONDS)
+    out, err = readers
+    return Outcome(rc, out.text(), err.text(), time.monotonic() - started, out.truncated or err.truncated)
 
 
-def unmet(expect: Mapping[str, Any], outcome: Outcome) -> Optional[str]:
+def unmet(expect: Mapping[str, Any], outcome: Outcome) -> str | None:
     """Return why the outcome does not meet `expect`, or None if it does.
 
     Keys of `expect`, all of which must hold: rc; matches (regular expression found in the output); equals (the
-    output, stripped); json (dotted path) with equals; number ({at_most, at_least, between}); empty (true).
+    output, stripped); json (dotted path) with equals; number ({at_most, at_least, between}); empty (true, or false for
+    some output).
     The exit code must be 0 unless `rc` says otherwise. Raise ValueError for an unknown key.
     """
     unknown = set(expect) - set(EXPECTATIONS)
@@ -86,20 +125,27 @@ def unmet(expect: Mapping[str, Any], outcome: Outcome) -> Optional[str]:
         said = (outcome.stderr or outcome.stdout).strip().splitlines()
         return f"exit code {outcome.rc} instead of {wanted_rc}" + (f": {said[0][:200]}" if said else "")
     text = outcome.stdout.strip()
-    if expect.get("empty") and text:
-        return text
-    if "matches" in expect and not re.search(str(expect["matches"]), text, re.MULTILINE):
-        return text or "no output"
-    if "json" in expect:
-        return _json_unmet(str(expect["json"]), expect.get("equals"), text)
-    if "equals" in expect and text != str(expect["equals"]).strip():
-        return text or "no output"
-    if "number" in expect:
-        return _number_unmet(expect["number"], text)
-    return None
+    judged = (
+        _empty_unmet(expect["empty"], text) if "empty" in expect else None,
+        _text_unmet(re.search(str(expect["matches"]), text, re.MULTILINE), text) if "matches" in expect else None,
+        _json_unmet(str(expect["json"]), expect.get("equals"), text) if "json" in expect else None,
+        _text_unmet(text == str(expect["equals"]).strip(), text) if "equals" in expect and "json" not in expect else None,
+        _number_unmet(expect["number"], text) if "number" in expect else None,
+    )
+    return next((why for why in judged if why is not None), None)
 
 
-def _json_unmet(path: str, wanted: Any, text: str) -> Optional[str]:
+def _empty_unmet(wanted: bool, text: str) -> str | None:
+    if wanted:
+        return text or None
+    return None if text else "no output"
+
+
+def _text_unmet(met: Any, text: str) -> str | None:
+    return None if met else text or "no output"
+
+
+def _json_unmet(path: str, wanted: Any, text: str) -> str | None:
     try:
         value = json.loads(text)
         for key in path.split("."):
@@ -109,10 +155,12 @@ def _json_unmet(path: str, wanted: Any, text: str) -> Optional[str]:
     return None if value == wanted else f"{path} is {value!r}"
 
 
-def _number_unmet(bounds: Mapping[str, Any], text: str) -> Optional[str]:
+def _number_unmet(bounds: Mapping[str, Any], text: str) -> str | None:
     try:
         value = float(text)
     except ValueError:
+        value = math.nan
+    if math.isnan(value):
         return f"not a number: {text[:200]!r}"
     low, high = bounds.get("between", (bounds.get("at_least"), bounds.get("at_most")))
     if (low is not None and value < float(low)) or (high is not None and value > float(high)):
@@ -123,8 +171,8 @@ def _number_unmet(bounds: Mapping[str, Any], text: str) -> Optional[str]:
 def expected_text(expect: Mapping[str, Any]) -> str:
     """Return the expectation in words, as reports print it."""
     words = []
-    if expect.get("empty"):
-        words.append("no output")
+    if "empty" in expect:
+        words.append("no output" if expect["empty"] else "some output")
     if "rc" in expect:
         words.append(f"exit code {expect['rc']}")
     if "matches" in expect:
@@ -143,32 +191,57 @@ def expected_text(expect: Mapping[str, Any]) -> str:
 def probe(
     checks: Sequence[Mapping[str, Any]],
     environment: Mapping[str, str],
-    os_user: Optional[str] = None,
+    os_user: str | None = None,
     run: Callable[..., Outcome] = run_command,
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Run all checks at once and return one result per check, in their order.
 
     A result has id, met, reason, rc, stdout, seconds and finding (None where the expectation was met). A hanging
     check costs its own time limit, not the sum. A check whose `needs` were not met is not judged (met is None): its
-    failure would only repeat theirs.
+    failure would only repeat theirs. Where that is known before its turn, it is not even run.
     """
-    def one(check: Mapping[str, Any]) -> Dict[str, Any]:
+    broken: set[str] = set()
+
+    def one(check: Mapping[str, Any]) -> dict[str, Any]:
+        if broken.intersection(check.get("needs") or []):
+            broken.add(check["id"])
+            return {
+                "id": check["id"],
+                "met": None,
+                "reason": "",
+                "rc": None,
+                "stdout": "",
+                "truncated": False,
+                "seconds": 0.0,
+                "finding": None,
+            }
         limit = float(check.get("timeout_seconds") or DEFAULT_TIMEOUT_SECONDS)
         outcome = run(check["command"], environment, limit, check.get("user") or os_user)
         reason = unmet(check["expect"], outcome)
         otherwise = check.get("otherwise") or {}
         failed = None
         if reason is not None:
+            broken.add(check["id"])
             failed = finding(
-                check["id"], otherwise.get("finding", check["question"]), observed=_short(reason),
-                expected=expected_text(check["expect"]), severity=otherwise.get("severity", "warning"),
-                remedy=otherwise.get("remedy", ""), check=check["id"], section=check.get("section", "investigation"),
+                check["id"],
+                otherwise.get("finding", check["question"]),
+                observed=_short(reason),
+                expected=expected_text(check["expect"]),
+                severity=otherwise.get("severity", "warning"),
+                remedy=otherwise.get("remedy", ""),
+                check=check["id"],
+                section=check.get("section", "investigation"),
                 evidence=(outcome.stdout + outcome.stderr).strip()[:EVIDENCE_CHARACTERS],
             )
         return {
-            "id": check["id"], "met": reason is None, "reason": reason, "rc": outcome.rc,
-            "stdout": outcome.stdout[:EVIDENCE_CHARACTERS], "truncated": outcome.truncated,
-            "seconds": round(outcome.seconds, 3), "finding": failed,
+            "id": check["id"],
+            "met": reason is None,
+            "reason": reason,
+            "rc": outcome.rc,
+            "stdout": outcome.stdout[:EVIDENCE_CHARACTERS],
+            "truncated": outcome.truncated,
+            "seconds": round(outcome.seconds, 3),
+            "finding": failed,
         }
 
     with ThreadPoolExecutor(max_workers=CONCURRENCY) as pool:

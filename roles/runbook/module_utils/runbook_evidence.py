@@ -11,20 +11,30 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
 
 from ansible.module_utils.runbook_state import StateError, ensure_folder
 
-_SECRET = re.compile(
-    r"(?i)(\b[\w-]*(?:password|passwd|secret|token|api[_-]?key)[\w-]*[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]+"
-    r"|(://[^/\s:@]+:)[^@\s/]+(?=@)"
+LEDGERS = ("SHA256SUMS", "CUSTODY")
+# A value in quotes ends at its quote (which JSON inside JSON escapes), any other at a space or delimiter. Counts of
+# tokens, which this tracker is about, are no secrets.
+_VALUE = r"(?:(?P<quote>\\?[\"'])(?P<quoted>.*?)(?=(?<!\\)(?P=quote)|$)|[^\s\"',}]+)"
+_SECRETS = (
+    re.compile(
+        r"(?im)(?P<key>(?:password|passwd|secret|token(?!s|_count)|api[_-]?key)[\w-]{0,40}\\?[\"']?\s*[:=]\s*)" + _VALUE
+    ),
+    re.compile(r"(?i)(?P<key>\bauthorization\\?[\"']?\s*[:=]\s*\\?[\"']?)(?:\w+\s+)?[^\s\"',}\\]+"),
+    re.compile(r"(?P<key>://[^/\s:@]+:)[^@\s/]+(?=@)"),
 )
+_MASK = "********"
 
 
 def mask(text: str) -> str:
-    """Return `text` with the values of password=, token: and URL credentials replaced."""
-    return _SECRET.sub(lambda m: (m.group(1) or m.group(2)) + "********", text)
+    """Return `text` with the values of password=, token:, Authorization: and URL credentials replaced."""
+    for secret in _SECRETS:
+        text = secret.sub(lambda m: m["key"] + (m.groupdict().get("quote") or "") + _MASK, text)
+    return text
 
 
 def keep(folder: Path, items: Mapping[str, str], who: str, now: datetime.datetime) -> Path:
@@ -52,6 +62,6 @@ def keep(folder: Path, items: Mapping[str, str], who: str, now: datetime.datetim
 
 def _free(folder: Path, name: str) -> Path:
     path, number = folder / name, 2
-    while path.exists():
+    while path.name in LEDGERS or path.exists():
         path, number = folder / f"{name}.{number}", number + 1
     return path

@@ -8,21 +8,25 @@ lease ends by itself, so the owner renews it while it works. Times are seconds s
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import fcntl
 import re
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable
 
 from ansible.module_utils.runbook_state import StateError, ensure_folder, read_json, write_json
+
+FIELDS = {"resource", "run_id", "owner", "purpose", "acquired_at", "expires_at"}
 
 
 class LeaseHeld(Exception):
     """Another run holds the resource; `lease` is its record."""
 
-    def __init__(self, lease: Dict[str, Any], now: float) -> None:
+    def __init__(self, lease: dict[str, Any], now: float) -> None:
         self.lease = lease
         left = max(0, int(lease["expires_at"] - now))
         super().__init__(
@@ -43,16 +47,16 @@ class Leases:
             raise StateError(f"lease name {resource!r} has characters beyond letters, digits and _ . : @ / - and space")
         return self.folder / (re.sub(r"[/ ]", "%", resource) + ".json")
 
-    def holder(self, resource: str, run_id: str, dead_runs: Sequence[str] = ()) -> Optional[Dict[str, Any]]:
+    def holder(self, resource: str, run_id: str, dead_runs: Sequence[str] = ()) -> dict[str, Any] | None:
         """Return the lease of another living run, or None if `run_id` may have the resource."""
-        lease: Optional[Dict[str, Any]] = read_json(self.path(resource), None)
+        lease = self._read(resource)
         if lease is None or lease["run_id"] == run_id or lease["run_id"] in dead_runs:
             return None
         return lease if lease["expires_at"] > self.clock() else None
 
     def acquire(
         self, resource: str, run_id: str, owner: str, purpose: str, seconds: int, dead_runs: Sequence[str] = ()
-    ) -> Dict[str, Any]:
+    ) -> dict[str, Any]:
         """Take or renew the lease. Raise LeaseHeld if another run holds it."""
         with self._locked():
             held = self.holder(resource, run_id, dead_runs)
@@ -60,8 +64,12 @@ class Leases:
                 raise LeaseHeld(held, self.clock())
             now = self.clock()
             lease = {
-                "resource": resource, "run_id": run_id, "owner": owner, "purpose": purpose,
-                "acquired_at": now, "expires_at": now + seconds,
+                "resource": resource,
+                "run_id": run_id,
+                "owner": owner,
+                "purpose": purpose,
+                "acquired_at": now,
+                "expires_at": now + seconds,
             }
             write_json(self.path(resource), lease)
             return lease
@@ -69,15 +77,24 @@ class Leases:
     def release(self, resource: str, run_id: str) -> bool:
         """Give the lease back if `run_id` holds it; return whether it did."""
         with self._locked():
-            lease = read_json(self.path(resource), None)
+            lease = self._read(resource)
             if lease is None or lease["run_id"] != run_id:
                 return False
             self.path(resource).unlink()
             return True
 
-    def list(self) -> List[Dict[str, Any]]:
+    def list(self) -> builtins.list[dict[str, Any]]:
         """Return all lease records, expired ones too."""
         return [read_json(path, {}) for path in sorted(self.folder.glob("*.json"))]
+
+    def _read(self, resource: str) -> dict[str, Any] | None:
+        path = self.path(resource)
+        lease: dict[str, Any] | None = read_json(path, None)
+        if lease is not None and not (
+            isinstance(lease, dict) and set(lease) >= FIELDS and isinstance(lease["expires_at"], (int, float))
+        ):
+            raise StateError(f"state file {path} is no lease; look at it, then move it away")
+        return lease
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

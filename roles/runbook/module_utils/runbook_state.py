@@ -36,13 +36,24 @@ def read_json(path: Path, default: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as JSON (mode 0600); a crash leaves the old or the new file, never a part."""
+    """Replace `path` by `value` as JSON (mode 0600); a crash leaves the old or the new file, never a part.
+
+    Raise StateError if it cannot be written, such as on a full disk; the old file is then as it was.
+    """
     ensure_folder(path.parent)
+    try:
+        _replace(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    except OSError as error:
+        raise StateError(
+            f"state file {path} cannot be written: {error.strerror}; free space or set runbook_state_dir"
+        ) from error
+
+
+def _replace(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
