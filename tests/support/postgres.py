@@ -83,13 +83,19 @@ class Server:
 
     def run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(self.bin_dir / program), *arguments], capture_output=True, text=True, check=False, cwd="/",
+            [str(self.bin_dir / program), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
             **child_identity(self.user),
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
 
     def create(self) -> None:
-        self.run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale", "C")
+        self.run(
+            "initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale", "C"
+        )
         with open(self.data / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write(self.settings)
         self.start()

@@ -68,7 +68,9 @@ class World:
             "SELECT md5(string_agg(c::text, ',' ORDER BY indexrelid)) FROM pg_index c; "
             "SELECT count(*) FROM pg_statistic"
         )
-        counts = self.sql("SELECT format('SELECT count(*) FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'public'")
+        counts = self.sql(
+            "SELECT format('SELECT count(*) FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'public'"
+        )
         return sums + [self.value(count) for count in counts]
 
 
@@ -120,12 +122,16 @@ def worn(world: World) -> None:
 def leave_invalid_index(world: World, index: str, base: str = "busy") -> None:
     """Leave what a cancelled REINDEX CONCURRENTLY leaves: wait for its _ccnew, then cancel it."""
     with Session(world.job.connection) as holder:
-        holder.execute(f"SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.{base} IN ROW EXCLUSIVE MODE")
+        holder.execute(
+            f"SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.{base} IN ROW EXCLUSIVE MODE"
+        )
         thread = threading.Thread(target=lambda: _reindex(world, index))
         thread.start()
         wait_until(lambda: world.sql("SELECT 1 FROM pg_class WHERE relname LIKE '%\\_ccnew%'"), "the build has begun")
         wait_until(
-            lambda: world.sql("SELECT 1 WHERE (SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'REINDEX%' LIMIT 1)"),
+            lambda: world.sql(
+                "SELECT 1 WHERE (SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'REINDEX%' LIMIT 1)"
+            ),
             "the build is cancelled",
         )
         thread.join()
@@ -141,7 +147,9 @@ def _reindex(world: World, index: str) -> None:
 
 def test_a_worn_database_is_healed_and_the_second_run_has_nothing_to_do(world: World) -> None:
     worn(world)
-    world.change(retention=KEEP, redact=[{"table": "logs", "time_column": "at", "columns": ["prompt"], "after_days": 30}])
+    world.change(
+        retention=KEEP, redact=[{"table": "logs", "time_column": "at", "columns": ["prompt"], "after_days": 30}]
+    )
     plan = world.plan()
     assert ("retention", "public.logs") in planned(plan)
     assert ("redact", "public.logs") in planned(plan)
@@ -182,7 +190,9 @@ def test_rows_that_arrive_during_retention_are_kept(world: World) -> None:
         with Session(world.job.connection) as session:
             while not done.is_set():
                 try:
-                    session.execute("INSERT INTO public.logs (at, cost) VALUES (now(), 7), (now() - interval '200 days', 8)")
+                    session.execute(
+                        "INSERT INTO public.logs (at, cost) VALUES (now(), 7), (now() - interval '200 days', 8)"
+                    )
                 except Exception as error:
                     errors.append(error)
                     return
@@ -210,11 +220,17 @@ def test_a_parent_is_kept_while_a_younger_child_refers_to_it(world: World) -> No
         """
     )
     # The parent is named first on purpose: the order is ours to find.
-    world.change(retention=[
-        {"table": "spans", "time_column": "started", "keep_days": 90}, {"table": "metrics", "time_column": "at", "keep_days": 90},
-    ])
+    world.change(
+        retention=[
+            {"table": "spans", "time_column": "started", "keep_days": 90},
+            {"table": "metrics", "time_column": "at", "keep_days": 90},
+        ]
+    )
     plan = world.plan()
-    assert [(a["subject"], a["number"]) for a in plan.actions if a["step"] == "retention"] == [("public.metrics", 30), ("public.spans", 40)]
+    assert [(a["subject"], a["number"]) for a in plan.actions if a["step"] == "retention"] == [
+        ("public.metrics", 30),
+        ("public.spans", 40),
+    ]
     kept = only(plan, "retention-kept")
     assert kept["observed"] == "10 rows" and kept["subject"] == "public.spans"
     world.run()
@@ -245,7 +261,10 @@ def test_expired_partitions_are_dropped_and_a_half_dropped_one_is_finished(world
     world.sql("ALTER TABLE parts DETACH PARTITION parts_5")
     assert "public.parts_5" in [a["subject"] for a in world.plan().actions]
     world.run()
-    assert world.value("SELECT string_agg(relname, ',' ORDER BY relname) FROM pg_class WHERE relname LIKE 'parts\\__'") == "parts_0,parts_1"
+    assert (
+        world.value("SELECT string_agg(relname, ',' ORDER BY relname) FROM pg_class WHERE relname LIKE 'parts\\__'")
+        == "parts_0,parts_1"
+    )
     assert world.plan().actions == []
 
 
@@ -255,17 +274,35 @@ def test_expired_partitions_are_dropped_and_a_half_dropped_one_is_finished(world
         ("", {"table": "nowhere", "time_column": "at", "keep_days": 9}, "there is no table 'nowhere'"),
         ("", {"table": "logs", "time_column": "when", "keep_days": 9}, "has no column 'when'; it has id, at"),
         ("", {"table": "logs", "time_column": "prompt", "keep_days": 9}, "is of type text, not a date or timestamp"),
-        ("", {"table": "logs", "time_column": "at", "keep_days": 0}, "keep_days is 0; it must be a whole number of days, 1 or more"),
+        (
+            "",
+            {"table": "logs", "time_column": "at", "keep_days": 0},
+            "keep_days is 0; it must be a whole number of days, 1 or more",
+        ),
         ("", {"table": "logs", "time_column": "at", "keep_days": -3}, "keep_days is -3"),
         ("", {"table": "logs", "time_column": "at", "keep_days": True}, "keep_days is True"),
         ("DROP INDEX logs_at", {"table": "logs", "time_column": "at", "keep_days": 9}, "has no index"),
-        ("CREATE SCHEMA other; CREATE TABLE other.logs (at timestamptz)", {"table": "logs", "time_column": "at", "keep_days": 9}, "ambiguous"),
-        ("ALTER TABLE logs ADD parent int REFERENCES logs", {"table": "logs", "time_column": "at", "keep_days": 9}, "refers to itself"),
-        ("CREATE TABLE child (log int REFERENCES logs)", {"table": "logs", "time_column": "at", "keep_days": 9}, "public.child refers to it"),
+        (
+            "CREATE SCHEMA other; CREATE TABLE other.logs (at timestamptz)",
+            {"table": "logs", "time_column": "at", "keep_days": 9},
+            "ambiguous",
+        ),
+        (
+            "ALTER TABLE logs ADD parent int REFERENCES logs",
+            {"table": "logs", "time_column": "at", "keep_days": 9},
+            "refers to itself",
+        ),
+        (
+            "CREATE TABLE child (log int REFERENCES logs)",
+            {"table": "logs", "time_column": "at", "keep_days": 9},
+            "public.child refers to it",
+        ),
         ("CREATE VIEW v AS SELECT * FROM logs", {"table": "v", "time_column": "at", "keep_days": 9}, "is no table"),
     ],
 )
-def test_retention_refuses_a_rule_it_cannot_carry_out(world: World, schema: str, retention: dict[str, Any], message: str) -> None:
+def test_retention_refuses_a_rule_it_cannot_carry_out(
+    world: World, schema: str, retention: dict[str, Any], message: str
+) -> None:
     world.sql(LOGS + schema)
     world.change(retention=[retention])
     with pytest.raises(Refused, match="database_retention") as refused:
@@ -304,10 +341,15 @@ def test_an_open_transaction_blocks_vacuum_and_rebuilds_but_not_the_rest(world: 
     world.change(retention=KEEP)
     world.limit(horizon_max_age_seconds=0.2)
     with Session(world.job.connection) as holder:
-        holder.execute("SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.busy")
+        holder.execute(
+            "SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.busy"
+        )
         wait_until(lambda: "horizon-held" in ids(world.plan()), "the transaction is old enough")
         plan = world.plan()
-        assert "session" in only(plan, "horizon-held")["subject"] and "pg_terminate_backend" in only(plan, "horizon-held")["remedy"]
+        assert (
+            "session" in only(plan, "horizon-held")["subject"]
+            and "pg_terminate_backend" in only(plan, "horizon-held")["remedy"]
+        )
         assert ("retention", "public.logs") in planned(plan)
         assert not [s for s, _ in planned(plan) if s in ("indexes", "views")]
         assert not [a for a in plan.actions if "VACUUM" in a["detail"]]
@@ -331,9 +373,13 @@ def test_prepared_transactions_and_slots_that_hold_the_horizon_are_named(world: 
 
 def test_a_locked_table_is_reported_and_the_others_are_done(world: World) -> None:
     worn(world)
-    world.sql("CREATE TABLE held (id int); INSERT INTO held SELECT generate_series(1, 1000); ANALYZE held; DELETE FROM held WHERE id > 10")
+    world.sql(
+        "CREATE TABLE held (id int); INSERT INTO held SELECT generate_series(1, 1000); ANALYZE held; DELETE FROM held WHERE id > 10"
+    )
     with Session(world.job.connection) as holder:
-        holder.execute("SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.held IN SHARE UPDATE EXCLUSIVE MODE")
+        holder.execute(
+            "SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.held IN SHARE UPDATE EXCLUSIVE MODE"
+        )
         result = world.step("vacuum")
         by_subject = {a["subject"]: a["result"] for a in result.actions}
         assert by_subject["public.held"] == "skipped" and by_subject["public.busy"] == "done"
@@ -346,7 +392,9 @@ def test_a_locked_table_is_reported_and_the_others_are_done(world: World) -> Non
 def test_a_view_whose_readers_hold_it_is_left_after_short_tries(world: World) -> None:
     worn(world)
     with Session(world.job.connection) as holder:
-        holder.execute("SET idle_in_transaction_session_timeout = 0; BEGIN; REFRESH MATERIALIZED VIEW CONCURRENTLY public.sums")
+        holder.execute(
+            "SET idle_in_transaction_session_timeout = 0; BEGIN; REFRESH MATERIALIZED VIEW CONCURRENTLY public.sums"
+        )
         started = time.monotonic()
         result = world.step("views")
         assert time.monotonic() - started < 30
@@ -370,7 +418,9 @@ def test_a_read_only_role_changes_nothing_and_is_told_the_grants(world: World) -
     assert "GRANT" in grants["maintain"]
     assert world.run().actions == []
     assert world.catalog() == before
-    world.sql(f"REASSIGN OWNED BY {user} TO postgres; DROP OWNED BY {user}; GRANT pg_monitor TO {user}; GRANT SELECT, UPDATE, DELETE ON logs TO {user}")
+    world.sql(
+        f"REASSIGN OWNED BY {user} TO postgres; DROP OWNED BY {user}; GRANT pg_monitor TO {user}; GRANT SELECT, UPDATE, DELETE ON logs TO {user}"
+    )
     plan = world.plan()
     assert "pg_monitor" not in [f["subject"] for f in plan.findings if f["id"] == "grant-missing"]
     assert ("retention", "public.logs") in planned(plan)
@@ -434,7 +484,9 @@ def test_a_rebuild_that_is_cancelled_is_cleaned_up_and_done_by_the_next_run(worl
     assert ("indexes", "public.busy_v") in planned(world.plan())
     world.change(reindex_wait_seconds=1)
     with Session(world.job.connection) as holder:
-        holder.execute("SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.busy IN ROW EXCLUSIVE MODE")
+        holder.execute(
+            "SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.busy IN ROW EXCLUSIVE MODE"
+        )
         result = world.step("indexes")
         item = next(a for a in result.actions if a["subject"] == "public.busy_v")
         assert item["result"] == "failed" and "55P03" in item["detail"]
@@ -450,7 +502,9 @@ def test_an_index_that_is_being_built_is_left_alone(world: World) -> None:
     worn(world)
     world.run()
     with Session(world.job.connection) as holder:
-        holder.execute("SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.busy IN ROW EXCLUSIVE MODE")
+        holder.execute(
+            "SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE public.busy IN ROW EXCLUSIVE MODE"
+        )
         builder = threading.Thread(target=lambda: world.sql("REINDEX INDEX CONCURRENTLY busy_v"))
         builder.start()
         wait_until(lambda: world.sql("SELECT 1 FROM pg_class WHERE relname = 'busy_v_ccnew'"), "the build has begun")
@@ -464,8 +518,10 @@ def test_an_index_that_is_being_built_is_left_alone(world: World) -> None:
 
 
 def test_a_server_killed_in_mid_batch_leaves_whole_batches(server: Server, world: World) -> None:
-    world.sql(LOGS + "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
-              "$$BEGIN PERFORM pg_sleep(0.01); RETURN OLD; END$$; CREATE TRIGGER slow BEFORE DELETE ON logs FOR EACH ROW EXECUTE FUNCTION slow()")
+    world.sql(
+        LOGS + "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN PERFORM pg_sleep(0.01); RETURN OLD; END$$; CREATE TRIGGER slow BEFORE DELETE ON logs FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
     world.change(retention=KEEP)
     lost: list[BaseException] = []
 
@@ -477,7 +533,10 @@ def test_a_server_killed_in_mid_batch_leaves_whole_batches(server: Server, world
 
     runner = threading.Thread(target=run)
     runner.start()
-    wait_until(lambda: world.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'WITH gone%' AND state = 'active'"), "a batch runs")
+    wait_until(
+        lambda: world.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'WITH gone%' AND state = 'active'"),
+        "a batch runs",
+    )
     server.kill()
     runner.join()
     assert lost
@@ -490,8 +549,10 @@ def test_a_server_killed_in_mid_batch_leaves_whole_batches(server: Server, world
 
 
 def test_a_client_killed_in_mid_batch_frees_its_locks(world: World) -> None:
-    world.sql(LOGS + "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
-              "$$BEGIN PERFORM pg_sleep(0.02); RETURN OLD; END$$; CREATE TRIGGER slow BEFORE DELETE ON logs FOR EACH ROW EXECUTE FUNCTION slow()")
+    world.sql(
+        LOGS + "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN PERFORM pg_sleep(0.02); RETURN OLD; END$$; CREATE TRIGGER slow BEFORE DELETE ON logs FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
     code = (
         f"import sys; sys.path.insert(0, {str(TESTS)!r}); import conftest\n"
         "from pathlib import Path\nfrom ansible.module_utils.database_work import Job, Maintenance\n"
@@ -500,7 +561,10 @@ def test_a_client_killed_in_mid_batch_frees_its_locks(world: World) -> None:
         "Maintenance(job).retention()\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code])
-    wait_until(lambda: world.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'WITH gone%' AND state = 'active'"), "a batch runs")
+    wait_until(
+        lambda: world.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'WITH gone%' AND state = 'active'"),
+        "a batch runs",
+    )
     child.kill()
     child.wait()
     world.sql("DROP TRIGGER slow ON logs")
@@ -563,7 +627,8 @@ def test_old_transaction_numbers_are_frozen(world: World) -> None:
     world.limit(freeze_percent=1)
     assert ("vacuum", "public.old") not in planned(world.plan())
     world.sql(
-        "DO $$BEGIN FOR i IN 1..1100 LOOP BEGIN INSERT INTO burn VALUES (i); EXCEPTION WHEN OTHERS THEN NULL; END; END LOOP; END$$; VACUUM ANALYZE burn"
+        "DO $$BEGIN FOR i IN 1..1100 LOOP BEGIN INSERT INTO burn VALUES (i); EXCEPTION WHEN OTHERS THEN NULL; END; "
+        "END LOOP; END$$; VACUUM ANALYZE burn"
     )
     action = next(a for a in world.plan().actions if a["subject"] == "public.old")
     assert action["reason"] == "freeze: transaction age" and "FREEZE" in action["detail"]
@@ -611,10 +676,16 @@ def test_reports_on_indexes_keys_and_sequences(world: World) -> None:
     assert only(plan, "foreign-key-without-index")["subject"] == "public.c.c_q_fkey"
     assert {f["subject"] for f in plan.findings if f["id"] == "index-unused"} == {"public.c_p", "public.c_p2"}
     sequence = only(plan, "sequence-exhaustion")
-    assert sequence["subject"] == "public.c_id_seq" and sequence["severity"] == "critical" and "91.6 % used" in sequence["observed"]
+    assert (
+        sequence["subject"] == "public.c_id_seq"
+        and sequence["severity"] == "critical"
+        and "91.6 % used" in sequence["observed"]
+    )
     world.sql("DROP INDEX c_p2; CREATE INDEX ON c (q); SELECT setval('c_id_seq', 30)")
     world.limit(unused_index_days=30)
-    assert not {"index-duplicate", "foreign-key-without-index", "index-unused", "sequence-exhaustion"} & set(ids(world.plan()))
+    assert not {"index-duplicate", "foreign-key-without-index", "index-unused", "sequence-exhaustion"} & set(
+        ids(world.plan())
+    )
 
 
 def test_an_index_that_cannot_be_rebuilt_is_not_tried_for_ever(world: World) -> None:
@@ -645,7 +716,19 @@ def test_settings_that_bite_are_named(world: World) -> None:
 def test_a_standby_is_reported_on_only(server: Server, world: World, scratch: Path, tmp_path: Path) -> None:
     worn(world)
     copy = Server(server.bin_dir, scratch / f"standby-{server.folder.name}")
-    server.run("pg_basebackup", "-h", str(server.folder), "-U", "postgres", "-D", str(copy.data), "-R", "-c", "fast", "--no-sync")
+    server.run(
+        "pg_basebackup",
+        "-h",
+        str(server.folder),
+        "-U",
+        "postgres",
+        "-D",
+        str(copy.data),
+        "-R",
+        "-c",
+        "fast",
+        "--no-sync",
+    )
     conf = copy.data / "postgresql.conf"
     conf.write_text(conf.read_text().replace(str(server.folder), str(copy.folder)))
     copy.start()

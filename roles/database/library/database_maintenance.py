@@ -76,7 +76,12 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, runbook=report())
     keep = renewed(
-        Path(given["state_dir"]), given["leases"], given["run_id"], given["owner"], "database-maintenance", given["lease_seconds"]
+        Path(given["state_dir"]),
+        given["leases"],
+        given["run_id"],
+        given["owner"],
+        "database-maintenance",
+        given["lease_seconds"],
     )
     try:
         with keep, Maintenance(job_from(given)) as maintenance:

@@ -78,9 +78,13 @@ def plan_lines(plan: list) -> str:
 def still_due(item: dict) -> dict:
     """Return the finding for something that was to be done by this run and is due all the same."""
     return finding(
-        "not-finished", f"Still due after the step {item['step']}", subject=item["subject"],
-        observed=f"{item['reason']}: {item['number']} {item['unit']}", expected=f"at most {item['threshold']}",
-        remedy="Run again; if it comes back each time, look at what writes to it", section="verification",
+        "not-finished",
+        f"Still due after the step {item['step']}",
+        subject=item["subject"],
+        observed=f"{item['reason']}: {item['number']} {item['unit']}",
+        expected=f"at most {item['threshold']}",
+        remedy="Run again; if it comes back each time, look at what writes to it",
+        section="verification",
     )
 
 

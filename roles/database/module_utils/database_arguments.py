@@ -8,15 +8,16 @@ import os
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.database_planner import Limits
 from ansible.module_utils.database_work import Job
 from ansible.module_utils.runbook_psql import Connection
 
-ARGUMENTS: Dict[str, Any] = {
+ARGUMENTS: dict[str, Any] = {
     "connection": {
-        "type": "dict", "required": True,
+        "type": "dict",
+        "required": True,
         "options": {
             "database": {"type": "str", "required": True},
             "host": {"type": "str"},
@@ -43,18 +44,23 @@ ARGUMENTS: Dict[str, Any] = {
 }
 
 
-def connection_from(given: Dict[str, Any]) -> Connection:
+def connection_from(given: dict[str, Any]) -> Connection:
     """Return the connection that the module argument `connection` describes."""
     psql = list(given["psql"])
     if given.get("bin_dir") and len(psql) == 1:
         psql = [os.path.join(given["bin_dir"], psql[0])]
     return Connection(
-        given["database"], given.get("host") or None, given.get("port"), given.get("user") or None,
-        given.get("password") or None, given.get("os_user") or None, psql,
+        given["database"],
+        given.get("host") or None,
+        given.get("port"),
+        given.get("user") or None,
+        given.get("password") or None,
+        given.get("os_user") or None,
+        psql,
     )
 
 
-def job_from(params: Dict[str, Any]) -> Job:
+def job_from(params: dict[str, Any]) -> Job:
     """Return the job that the module arguments describe. Raise ValueError for an unknown limit."""
     known = {f.name for f in fields(Limits)}
     unknown = set(params["limits"]) - known
@@ -66,11 +72,19 @@ def job_from(params: Dict[str, Any]) -> Job:
     if params["ends_at"] is not None:
         deadline = time.monotonic() + params["ends_at"] - time.time()
     return Job(
-        connection_from(params["connection"]), limits, Path(params["state_dir"]) / "memory",
-        retention=params["retention"], redact=params["redact"], jobs=max(1, params["jobs"]),
-        data_dir=params["data_dir"] or None, deadline=deadline, count_seconds=params["count_seconds"],
-        reindex_wait_seconds=params["reindex_wait_seconds"], vacuum_truncate=params["vacuum_truncate"],
-        batch_timeout_seconds=params["batch_timeout_seconds"], batch_pause_fraction=params["batch_pause_percent"] / 100,
+        connection_from(params["connection"]),
+        limits,
+        Path(params["state_dir"]) / "memory",
+        retention=params["retention"],
+        redact=params["redact"],
+        jobs=max(1, params["jobs"]),
+        data_dir=params["data_dir"] or None,
+        deadline=deadline,
+        count_seconds=params["count_seconds"],
+        reindex_wait_seconds=params["reindex_wait_seconds"],
+        vacuum_truncate=params["vacuum_truncate"],
+        batch_timeout_seconds=params["batch_timeout_seconds"],
+        batch_pause_fraction=params["batch_pause_percent"] / 100,
     )
 
 

@@ -9,11 +9,12 @@ All statements only read. Catalog reference: https://www.postgresql.org/docs/15/
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from ansible.module_utils.runbook_psql import Session, literal
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 # User tables: pg_toast is reached through its table, temporary tables belong to their session.
 _USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
@@ -58,7 +59,7 @@ def server(session: Session) -> Row:
     )[0]
 
 
-def data_directory(session: Session, local: bool) -> Optional[str]:
+def data_directory(session: Session, local: bool) -> str | None:
     """Return the server's data directory if it can be known and is on this host, else None."""
     if not local:
         return None
@@ -66,7 +67,7 @@ def data_directory(session: Session, local: bool) -> Optional[str]:
     return path if isinstance(path, str) and os.path.isdir(path) else None
 
 
-def free_bytes(path: Optional[str]) -> Optional[int]:
+def free_bytes(path: str | None) -> int | None:
     """Return the bytes that are free for unprivileged users on the file system of `path`, or None without a path."""
     if not path:
         return None
@@ -74,7 +75,7 @@ def free_bytes(path: Optional[str]) -> Optional[int]:
     return stat.f_bavail * stat.f_frsize
 
 
-def horizon_holders(session: Session) -> List[Row]:
+def horizon_holders(session: Session) -> list[Row]:
     """Return what holds the xmin horizon of this database: sessions, prepared transactions, slots, standbys.
 
     Columns: holder (words for a report), kind, age_seconds (None where the server keeps no time), age_xids,
@@ -108,7 +109,7 @@ def horizon_holders(session: Session) -> List[Row]:
     )
 
 
-def tables(session: Session) -> List[Row]:
+def tables(session: Session) -> list[Row]:
     """Return one row per user table, partitioned table and materialized view, with counters, ages and sizes in bytes.
 
     `missing_statistics` lists columns the planner has no statistics for; `held_by` tells who holds a lock that
@@ -150,7 +151,7 @@ def tables(session: Session) -> List[Row]:
                coalesce((SELECT json_object_agg(o.option_name, o.option_value) FROM pg_options_to_table(c.reloptions) o), '{{}}') AS options,
                CASE WHEN c.relkind <> 'm' OR c.relispopulated THEN m.columns END AS missing_statistics,
                k.held_by, pg_has_role(c.relowner, 'USAGE') AS owner,
-               {_may('DELETE')} AS may_delete, {_may('UPDATE')} AS may_update, {_may('SELECT')} AS may_select,
+               {_may("DELETE")} AS may_delete, {_may("UPDATE")} AS may_update, {_may("SELECT")} AS may_select,
                {_maintain(session)} AS may_maintain
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -175,7 +176,7 @@ def _maintain(session: Session) -> str:
     return "pg_has_role(c.relowner, 'USAGE')"
 
 
-def indexes(session: Session) -> List[Row]:
+def indexes(session: Session) -> list[Row]:
     """Return one row per index of a user table (and per invalid TOAST index) with what judging it needs.
 
     `columns` has, per key column, name (None for an expression), average width in bytes, fraction of NULLs, number
@@ -239,7 +240,7 @@ def indexes(session: Session) -> List[Row]:
     )
 
 
-def foreign_keys(session: Session) -> List[Row]:
+def foreign_keys(session: Session) -> list[Row]:
     """Return one row per foreign key: child, parent, their key columns, and whether an index serves the child's."""
     return session.rows(
         f"""
@@ -265,7 +266,7 @@ def foreign_keys(session: Session) -> List[Row]:
     )
 
 
-def views(session: Session) -> List[Row]:
+def views(session: Session) -> list[Row]:
     """Return one row per materialized view: size, how it can be refreshed, and the tables it is made from.
 
     `writes` is the sum of the write counters of all tables below it (also through other views): it moves when a
@@ -314,7 +315,7 @@ def views(session: Session) -> List[Row]:
     )
 
 
-def sequences(session: Session) -> List[Row]:
+def sequences(session: Session) -> list[Row]:
     """Return one row per used sequence with its last value and the largest one that it and its column can hold."""
     return session.rows(
         """
@@ -334,7 +335,7 @@ def sequences(session: Session) -> List[Row]:
     )
 
 
-def partitions(session: Session, parent_oid: int) -> List[Row]:
+def partitions(session: Session, parent_oid: int) -> list[Row]:
     """Return the direct partitions of a table: bounds as text, and whether one is the default or half detached."""
     return session.rows(
         f"""
@@ -363,7 +364,7 @@ def partition_key(session: Session, table_oid: int) -> Row:
     )[0]
 
 
-def columns(session: Session, table_oid: int) -> List[Row]:
+def columns(session: Session, table_oid: int) -> list[Row]:
     """Return the columns of a table: name, quoted name, type, whether NULL is allowed, whether it leads an index."""
     return session.rows(
         f"""
@@ -379,7 +380,7 @@ def columns(session: Session, table_oid: int) -> List[Row]:
     )
 
 
-def find_table(session: Session, name: str) -> List[Row]:
+def find_table(session: Session, name: str) -> list[Row]:
     """Return the tables called `name`, given as table or schema.table, exactly as they are spelled in the catalog."""
     schema, _, table = name.rpartition(".")
     where = f"c.relname = {literal(name)}"
@@ -388,15 +389,15 @@ def find_table(session: Session, name: str) -> List[Row]:
     return session.rows(
         f"""
         SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, format('%I.%I', n.nspname, c.relname) AS ident,
-               c.relkind AS kind, {_may('DELETE')} AS may_delete, {_may('UPDATE')} AS may_update,
-               {_may('SELECT')} AS may_select, pg_has_role(c.relowner, 'USAGE') AS owner
+               c.relkind AS kind, {_may("DELETE")} AS may_delete, {_may("UPDATE")} AS may_update,
+               {_may("SELECT")} AS may_select, pg_has_role(c.relowner, 'USAGE') AS owner
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE {where} AND {_USER_SCHEMA} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
         """
     )
 
 
-def lock_holders(session: Session, oids: Sequence[int]) -> Dict[int, str]:
+def lock_holders(session: Session, oids: Sequence[int]) -> dict[int, str]:
     """Return, for each of the relations that is locked against maintenance, who holds it."""
     rows = session.rows(
         f"""
@@ -405,17 +406,19 @@ def lock_holders(session: Session, oids: Sequence[int]) -> Dict[int, str]:
                  AS held_by
           FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
          WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid() AND l.mode IN ({_MAINTENANCE_CONFLICTS})
-           AND l.relation = ANY ({literal('{' + ','.join(str(int(o)) for o in oids) + '}')}::oid[])
+           AND l.relation = ANY ({literal("{" + ",".join(str(int(o)) for o in oids) + "}")}::oid[])
          GROUP BY l.relation
         """
     )
     return {row["oid"]: row["held_by"] for row in rows}
 
 
-def settings(session: Session, names: Sequence[str]) -> Dict[str, str]:
+def settings(session: Session, names: Sequence[str]) -> dict[str, str]:
     """Return the values of settings by name, in the server's own units."""
     wanted = ", ".join(literal(name) for name in names)
-    return {r["name"]: r["setting"] for r in session.rows(f"SELECT name, setting FROM pg_settings WHERE name IN ({wanted})")}
+    return {
+        r["name"]: r["setting"] for r in session.rows(f"SELECT name, setting FROM pg_settings WHERE name IN ({wanted})")
+    }
 
 
 def checkpoints(session: Session) -> Row:

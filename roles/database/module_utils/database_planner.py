@@ -9,12 +9,13 @@ report needs nothing else. Where the numbers come from: docs/architecture.md, "T
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from ansible.module_utils.runbook_result import action, finding
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 # Refused below: REINDEX CONCURRENTLY of 14.0 to 14.3 corrupted indexes silently.
 # https://www.postgresql.org/docs/release/14.4/
@@ -35,12 +36,12 @@ DISK_FACTOR = 1.2
 class Limits:
     """Thresholds of a run. None for an autovacuum number means: the server's own setting."""
 
-    vacuum_threshold_rows: Optional[int] = None
-    vacuum_scale_factor: Optional[float] = None
-    vacuum_insert_threshold_rows: Optional[int] = None
-    vacuum_insert_scale_factor: Optional[float] = None
-    analyze_threshold_rows: Optional[int] = None
-    analyze_scale_factor: Optional[float] = None
+    vacuum_threshold_rows: int | None = None
+    vacuum_scale_factor: float | None = None
+    vacuum_insert_threshold_rows: int | None = None
+    vacuum_insert_scale_factor: float | None = None
+    analyze_threshold_rows: int | None = None
+    analyze_scale_factor: float | None = None
     freeze_percent: float = 50
     index_bloat_percent: float = 30
     index_bloat_min_bytes: int = 10 * 1024 * 1024
@@ -58,7 +59,7 @@ class Limits:
     requested_checkpoints_warn_percent: float = 50
 
 
-def guard(server: Row, client_major: int) -> Optional[Tuple[str, str]]:
+def guard(server: Row, client_major: int) -> tuple[str, str] | None:
     """Return (outcome, message) if this server is not to be maintained at all, else None."""
     if server["version_num"] < OLDEST_VERSION:
         return "refused", (
@@ -70,7 +71,7 @@ def guard(server: Row, client_major: int) -> Optional[Tuple[str, str]]:
     return None
 
 
-def blockers(holders: Sequence[Row], limits: Limits) -> List[Row]:
+def blockers(holders: Sequence[Row], limits: Limits) -> list[Row]:
     """Return the holders of the xmin horizon that are older than the limits, oldest first."""
     old = [
         h
@@ -81,7 +82,7 @@ def blockers(holders: Sequence[Row], limits: Limits) -> List[Row]:
     return sorted(old, key=lambda h: -(h["age_seconds"] or h["age_xids"] or 0))
 
 
-def blocker_findings(blocking: Sequence[Row], limits: Limits) -> List[Row]:
+def blocker_findings(blocking: Sequence[Row], limits: Limits) -> list[Row]:
     """Return one finding per holder that makes vacuum, rebuilds and refreshes useless or endless."""
     remedies = {
         "session": "End the transaction (ask its owner first): SELECT pg_terminate_backend({pid});",
@@ -94,9 +95,12 @@ def blocker_findings(blocking: Sequence[Row], limits: Limits) -> List[Row]:
         by_time = holder["age_seconds"] is not None
         found.append(
             finding(
-                "horizon-held", "Dead rows cannot be removed: the xmin horizon is held", subject=holder["holder"],
+                "horizon-held",
+                "Dead rows cannot be removed: the xmin horizon is held",
+                subject=holder["holder"],
                 observed=f"{holder['age_seconds']:.0f} s" if by_time else f"{holder['age_xids']} transactions",
-                expected=f"at most {limits.horizon_max_age_seconds:.0f} s" if by_time
+                expected=f"at most {limits.horizon_max_age_seconds:.0f} s"
+                if by_time
                 else f"at most {limits.horizon_max_age_xids} transactions",
                 remedy=remedies[holder["kind"]].format(pid=holder.get("pid")),
             )
@@ -107,7 +111,7 @@ def blocker_findings(blocking: Sequence[Row], limits: Limits) -> List[Row]:
 # --- vacuum, analyze, freeze ------------------------------------------------------------------------------------
 
 
-def _number(table: Row, option: str, wanted: Optional[float], server_value: float) -> float:
+def _number(table: Row, option: str, wanted: float | None, server_value: float) -> float:
     """Per-table storage parameter first, then the input, then the server's setting, as autovacuum would."""
     own = table["options"].get(option)
     if own is not None:
@@ -115,7 +119,7 @@ def _number(table: Row, option: str, wanted: Optional[float], server_value: floa
     return server_value if wanted is None else float(wanted)
 
 
-def vacuum_due(table: Row, server: Row, limits: Limits) -> Optional[Tuple[str, float, float, str]]:
+def vacuum_due(table: Row, server: Row, limits: Limits) -> tuple[str, float, float, str] | None:
     """Return (reason, number, threshold, unit) if autovacuum's formulas or the ages ask for a VACUUM, else None."""
     if table["kind"] == "p":
         return None
@@ -124,7 +128,9 @@ def vacuum_due(table: Row, server: Row, limits: Limits) -> Optional[Tuple[str, f
     if freeze:
         return freeze
     threshold = _number(table, "autovacuum_vacuum_threshold", limits.vacuum_threshold_rows, server["vacuum_threshold"])
-    threshold += rows * _number(table, "autovacuum_vacuum_scale_factor", limits.vacuum_scale_factor, server["vacuum_scale_factor"])
+    threshold += rows * _number(
+        table, "autovacuum_vacuum_scale_factor", limits.vacuum_scale_factor, server["vacuum_scale_factor"]
+    )
     if table["dead_rows"] > threshold:
         return "dead rows", table["dead_rows"], math.floor(threshold), "rows"
     base = _number(
@@ -140,7 +146,7 @@ def vacuum_due(table: Row, server: Row, limits: Limits) -> Optional[Tuple[str, f
     return None
 
 
-def _freeze_due(table: Row, server: Row, limits: Limits) -> Optional[Tuple[str, float, float, str]]:
+def _freeze_due(table: Row, server: Row, limits: Limits) -> tuple[str, float, float, str] | None:
     for age, option, setting, word in (
         ("xid_age", "autovacuum_freeze_max_age", "freeze_max_age", "transaction age"),
         ("mxid_age", "autovacuum_multixact_freeze_max_age", "multixact_freeze_max_age", "multixact age"),
@@ -153,7 +159,9 @@ def _freeze_due(table: Row, server: Row, limits: Limits) -> Optional[Tuple[str, 
     return None
 
 
-def analyze_due(table: Row, server: Row, limits: Limits, memory: Mapping[str, Any]) -> Optional[Tuple[str, float, float, str]]:
+def analyze_due(
+    table: Row, server: Row, limits: Limits, memory: Mapping[str, Any]
+) -> tuple[str, float, float, str] | None:
     """Return (reason, number, threshold, unit) if statistics are missing or stale, else None.
 
     Columns that had no statistics after the last ANALYZE of ours are remembered: another one would not help.
@@ -167,8 +175,12 @@ def analyze_due(table: Row, server: Row, limits: Limits, memory: Mapping[str, An
         return "columns without statistics", len(new), 0, "columns"
     if table["kind"] == "p":
         return None
-    threshold = _number(table, "autovacuum_analyze_threshold", limits.analyze_threshold_rows, server["analyze_threshold"])
-    threshold += rows * _number(table, "autovacuum_analyze_scale_factor", limits.analyze_scale_factor, server["analyze_scale_factor"])
+    threshold = _number(
+        table, "autovacuum_analyze_threshold", limits.analyze_threshold_rows, server["analyze_threshold"]
+    )
+    threshold += rows * _number(
+        table, "autovacuum_analyze_scale_factor", limits.analyze_scale_factor, server["analyze_scale_factor"]
+    )
     if table["changed_rows"] > threshold:
         return "rows changed since the last analyze", table["changed_rows"], math.floor(threshold), "rows"
     return None
@@ -176,7 +188,7 @@ def analyze_due(table: Row, server: Row, limits: Limits, memory: Mapping[str, An
 
 def plan_vacuum(
     tables: Sequence[Row], server: Row, limits: Limits, memory: Mapping[str, Any], blocked: bool
-) -> List[Row]:
+) -> list[Row]:
     """Return the planned VACUUM and ANALYZE actions, largest table first.
 
     While the horizon is held a VACUUM would remove nothing, so only ANALYZE is planned.
@@ -186,7 +198,7 @@ def plan_vacuum(
         vacuum = None if blocked else vacuum_due(table, server, limits)
         analyze = analyze_due(table, server, limits, memory)
         due = vacuum or analyze
-        if due is None or not table["may_maintain"] and not server["database_owner"]:
+        if due is None or (not table["may_maintain"] and not server["database_owner"]):
             continue
         options = []
         if vacuum:
@@ -197,8 +209,21 @@ def plan_vacuum(
             options.append("ANALYZE")
         reason = f"{due[0]}; {analyze[0]}" if vacuum and analyze else due[0]
         planned.append(
-            {**action("vacuum", table["ident"], reason, number=due[1], threshold=due[2], unit=due[3],
-                      measure="rows", before=table["dead_rows"], detail=" ".join(options)), "oid": table["oid"], "options": options}
+            {
+                **action(
+                    "vacuum",
+                    table["ident"],
+                    reason,
+                    number=due[1],
+                    threshold=due[2],
+                    unit=due[3],
+                    measure="rows",
+                    before=table["dead_rows"],
+                    detail=" ".join(options),
+                ),
+                "oid": table["oid"],
+                "options": options,
+            }
         )
     return planned
 
@@ -206,7 +231,7 @@ def plan_vacuum(
 # --- indexes ----------------------------------------------------------------------------------------------------
 
 
-def expected_index_bytes(index: Row, block_size: int, memory: Mapping[str, Any]) -> Optional[float]:
+def expected_index_bytes(index: Row, block_size: int, memory: Mapping[str, Any]) -> float | None:
     """Return the bytes a freshly built copy of this B-tree would take, or None if that cannot be told.
 
     After a rebuild of ours its bytes per row are remembered and used; before, the size is estimated from the
@@ -260,7 +285,7 @@ def _duplicates(index: Row, rows: float) -> float:
     return rows / min(distinct, rows) if rows else 1
 
 
-def bloat_percent(index: Row, block_size: int, memory: Mapping[str, Any]) -> Optional[float]:
+def bloat_percent(index: Row, block_size: int, memory: Mapping[str, Any]) -> float | None:
     """Return the percentage of the index that a rebuild would free (0 to 100), or None if unknown."""
     expected = expected_index_bytes(index, block_size, memory)
     if expected is None or not index["bytes"]:
@@ -280,7 +305,8 @@ def is_leftover(index: Row, indexes: Iterable[Row]) -> bool:
             if index["schema"] == "pg_toast":
                 return True
             return any(
-                other["table_oid"] == index["table_oid"] and other["oid"] != index["oid"]
+                other["table_oid"] == index["table_oid"]
+                and other["oid"] != index["oid"]
                 and (other["definition"] == index["definition"] or other["name"] == base)
                 for other in indexes
             )
@@ -289,7 +315,7 @@ def is_leftover(index: Row, indexes: Iterable[Row]) -> bool:
 
 def plan_indexes(
     indexes: Sequence[Row], server: Row, limits: Limits, memory: Mapping[str, Any], blocked: bool, now: float
-) -> List[Row]:
+) -> list[Row]:
     """Return the planned drops of leftovers and rebuilds of invalid and bloated indexes, largest first.
 
     While old transactions run nothing is planned: concurrent builds wait for them.
@@ -298,7 +324,7 @@ def plan_indexes(
         return []
     planned = []
     for index in indexes:
-        due: Optional[Tuple[str, str, Any, Any, str]] = None
+        due: tuple[str, str, Any, Any, str] | None = None
         if not index["valid"]:
             if index["building"] or index["locked"]:
                 continue
@@ -311,12 +337,30 @@ def plan_indexes(
             percent = bloat_percent(index, server["block_size"], memory)
             if percent is not None and percent > limits.index_bloat_percent:
                 due = ("REINDEX", "bloat", round(percent), limits.index_bloat_percent, "percent")
-        if due is None or not (index["owner"] or server["superuser"]) or failed_lately("indexes", index["ident"], limits, memory, now):
+        if (
+            due is None
+            or not (index["owner"] or server["superuser"])
+            or failed_lately("indexes", index["ident"], limits, memory, now)
+        ):
             continue
         planned.append(
-            {**action("indexes", index["ident"], due[1], number=due[2], threshold=due[3], unit=due[4],
-                      measure="bytes", before=index["bytes"], detail=f"{due[0]} on {index['table_ident']}"),
-             "oid": index["oid"], "table_oid": index["table_oid"], "verb": due[0], "bytes": index["bytes"]}
+            {
+                **action(
+                    "indexes",
+                    index["ident"],
+                    due[1],
+                    number=due[2],
+                    threshold=due[3],
+                    unit=due[4],
+                    measure="bytes",
+                    before=index["bytes"],
+                    detail=f"{due[0]} on {index['table_ident']}",
+                ),
+                "oid": index["oid"],
+                "table_oid": index["table_oid"],
+                "verb": due[0],
+                "bytes": index["bytes"],
+            }
         )
     return planned
 
@@ -327,7 +371,7 @@ def failed_lately(step: str, subject: str, limits: Limits, memory: Mapping[str, 
     return bool(failure) and now - failure["at"] < limits.retry_after_hours * 3600
 
 
-def failure_findings(limits: Limits, memory: Mapping[str, Any], now: float) -> List[Row]:
+def failure_findings(limits: Limits, memory: Mapping[str, Any], now: float) -> list[Row]:
     """Return a finding for each remembered failure that keeps an action from being planned."""
     found = []
     for key, failure in sorted(memory.get("failures", {}).items()):
@@ -335,47 +379,77 @@ def failure_findings(limits: Limits, memory: Mapping[str, Any], now: float) -> L
         if failed_lately(step, subject, limits, memory, now):
             found.append(
                 finding(
-                    "failed-before", f"The step {step} failed on this object and is not tried again yet", subject=subject,
-                    observed=failure["error"], expected="success",
+                    "failed-before",
+                    f"The step {step} failed on this object and is not tried again yet",
+                    subject=subject,
+                    observed=failure["error"],
+                    expected="success",
                     remedy=f"Cure the cause; tried again {limits.retry_after_hours:.0f} h after the failure",
                 )
             )
     return found
 
 
-def index_findings(indexes: Sequence[Row], foreign_keys: Sequence[Row], server: Row, limits: Limits) -> List[Row]:
+def index_findings(indexes: Sequence[Row], foreign_keys: Sequence[Row], server: Row, limits: Limits) -> list[Row]:
     """Return what is reported only: unused and duplicate indexes, foreign keys without one, builds that go on."""
     found = []
-    seen: Dict[str, Row] = {}
+    seen: dict[str, Row] = {}
     for index in sorted(indexes, key=lambda i: (not i["backs_constraint"], not i["is_unique"], i["oid"])):
         if not index["valid"]:
             if index["building"] or index["locked"]:
                 found.append(
-                    finding("index-in-build", "An invalid index is being built now; it is left alone", subject=index["ident"],
-                            severity="info", observed="building", expected="valid", remedy="None; the next run looks again")
+                    finding(
+                        "index-in-build",
+                        "An invalid index is being built now; it is left alone",
+                        subject=index["ident"],
+                        severity="info",
+                        observed="building",
+                        expected="valid",
+                        remedy="None; the next run looks again",
+                    )
                 )
             continue
         twin = seen.setdefault(index["definition"], index)
         if twin is not index and not index["backs_constraint"]:
             found.append(
-                finding("index-duplicate", f"Same columns as {twin['ident']}", subject=index["ident"], severity="info",
-                        observed=f"{index['bytes']} bytes", expected="one index",
-                        remedy=f"After a look at the queries: DROP INDEX CONCURRENTLY {index['ident']};")
+                finding(
+                    "index-duplicate",
+                    f"Same columns as {twin['ident']}",
+                    subject=index["ident"],
+                    severity="info",
+                    observed=f"{index['bytes']} bytes",
+                    expected="one index",
+                    remedy=f"After a look at the queries: DROP INDEX CONCURRENTLY {index['ident']};",
+                )
             )
     days = (server["stats_seconds"] or 0) / 86400
     if days >= limits.unused_index_days:
         found += [
-            finding("index-unused", f"Not used in the {days:.0f} days since statistics were reset", subject=index["ident"],
-                    severity="info", observed="0 scans", expected="used",
-                    remedy="Look at the standbys' counters too, then drop it")
+            finding(
+                "index-unused",
+                f"Not used in the {days:.0f} days since statistics were reset",
+                subject=index["ident"],
+                severity="info",
+                observed="0 scans",
+                expected="used",
+                remedy="Look at the standbys' counters too, then drop it",
+            )
             for index in indexes
-            if index["valid"] and index["scans"] == 0 and index["bytes"] >= limits.unused_index_min_bytes
-            and not index["is_unique"] and not index["backs_constraint"]
+            if index["valid"]
+            and index["scans"] == 0
+            and index["bytes"] >= limits.unused_index_min_bytes
+            and not index["is_unique"]
+            and not index["backs_constraint"]
         ]
     found += [
-        finding("foreign-key-without-index", f"Deletes from {key['parent_ident']} read all of {key['child_ident']}",
-                subject=f"{key['child_ident']}.{key['name']}", observed="no index", expected="an index",
-                remedy=f"CREATE INDEX CONCURRENTLY ON {key['child_ident']} ({', '.join(key['child_columns'])});")
+        finding(
+            "foreign-key-without-index",
+            f"Deletes from {key['parent_ident']} read all of {key['child_ident']}",
+            subject=f"{key['child_ident']}.{key['name']}",
+            observed="no index",
+            expected="an index",
+            remedy=f"CREATE INDEX CONCURRENTLY ON {key['child_ident']} ({', '.join(key['child_columns'])});",
+        )
         for key in foreign_keys
         if not key["indexed"]
     ]
@@ -387,21 +461,27 @@ def index_findings(indexes: Sequence[Row], foreign_keys: Sequence[Row], server: 
 
 def plan_views(
     views: Sequence[Row], limits: Limits, memory: Mapping[str, Any], blocked: bool, now: float
-) -> Tuple[List[Row], List[Row]]:
+) -> tuple[list[Row], list[Row]]:
     """Return the planned refreshes, sources before the views that read them, and findings.
 
     A view is due when a source changed since the last refresh of ours and that is older than the limit. The first
     run knows of no refresh, so it refreshes.
     """
-    planned: List[Row] = []
-    found: List[Row] = []
+    planned: list[Row] = []
+    found: list[Row] = []
     due_oids: set[int] = set()
     for view in _sources_first(views):
         if view["nullable_keys"]:
             found.append(
-                finding("view-key-with-nulls", "Rows with NULL in the unique key are rewritten at every refresh",
-                        subject=view["ident"], severity="info", observed=", ".join(view["nullable_keys"]),
-                        expected="no NULL in the unique key", remedy="Use coalesce() in the view's key columns")
+                finding(
+                    "view-key-with-nulls",
+                    "Rows with NULL in the unique key are rewritten at every refresh",
+                    subject=view["ident"],
+                    severity="info",
+                    observed=", ".join(view["nullable_keys"]),
+                    expected="no NULL in the unique key",
+                    remedy="Use coalesce() in the view's key columns",
+                )
             )
         known = memory.get("views", {}).get(view["ident"], {})
         below_due = any(oid in due_oids for oid in view["views_below"] or [])
@@ -414,9 +494,14 @@ def plan_views(
         obstacle = _view_obstacle(view)
         if obstacle and view["populated"] and not limits.views_blocking_allowed:
             found.append(
-                finding("view-blocks-readers", "Stale, but cannot be refreshed without blocking its readers",
-                        subject=view["ident"], observed=obstacle, expected="a unique index on plain columns, without WHERE",
-                        remedy="CREATE UNIQUE INDEX CONCURRENTLY on its key, or set database_views_blocking_allowed")
+                finding(
+                    "view-blocks-readers",
+                    "Stale, but cannot be refreshed without blocking its readers",
+                    subject=view["ident"],
+                    observed=obstacle,
+                    expected="a unique index on plain columns, without WHERE",
+                    remedy="CREATE UNIQUE INDEX CONCURRENTLY on its key, or set database_views_blocking_allowed",
+                )
             )
             continue
         if blocked:
@@ -424,11 +509,23 @@ def plan_views(
         due_oids.add(view["oid"])
         reason = "never filled" if not view["populated"] else "source changed" if known else "no refresh on record"
         planned.append(
-            {**action("views", view["ident"], reason, number=None if age_hours is None else round(age_hours, 1),
-                      threshold=limits.views_max_age_hours, unit="hours", measure="bytes", before=view["bytes"],
-                      detail="REFRESH" if obstacle or not view["populated"] else "REFRESH CONCURRENTLY"),
-             "oid": view["oid"], "concurrently": not obstacle and view["populated"], "bytes": view["bytes"],
-             "writes": view["writes"]}
+            {
+                **action(
+                    "views",
+                    view["ident"],
+                    reason,
+                    number=None if age_hours is None else round(age_hours, 1),
+                    threshold=limits.views_max_age_hours,
+                    unit="hours",
+                    measure="bytes",
+                    before=view["bytes"],
+                    detail="REFRESH" if obstacle or not view["populated"] else "REFRESH CONCURRENTLY",
+                ),
+                "oid": view["oid"],
+                "concurrently": not obstacle and view["populated"],
+                "bytes": view["bytes"],
+                "writes": view["writes"],
+            }
         )
     return planned, found
 
@@ -439,9 +536,9 @@ def _view_obstacle(view: Row) -> str:
     return "" if view["unique_index"] else "no unique index that covers all rows"
 
 
-def _sources_first(views: Sequence[Row]) -> List[Row]:
+def _sources_first(views: Sequence[Row]) -> list[Row]:
     by_oid = {view["oid"]: view for view in views}
-    ordered: List[Row] = []
+    ordered: list[Row] = []
 
     def visit(view: Row) -> None:
         if view in ordered:
@@ -459,61 +556,89 @@ def _sources_first(views: Sequence[Row]) -> List[Row]:
 # --- disk, rights, sequences ------------------------------------------------------------------------------------
 
 
-def within_disk(planned: Sequence[Row], free: Optional[int], limits: Limits, jobs: int) -> Tuple[List[Row], List[Row]]:
+def within_disk(planned: Sequence[Row], free: int | None, limits: Limits, jobs: int) -> tuple[list[Row], list[Row]]:
     """Return the rewrites that fit on the disk, and findings for those that do not (or cannot be judged).
 
     `free` is what the file system of the data directory has left in bytes, None where that cannot be measured. The
     `jobs` largest may run at once, so each must fit beside the others.
     """
-    fits: List[Row] = []
-    found: List[Row] = []
+    fits: list[Row] = []
+    found: list[Row] = []
     for item in planned:
         need = math.ceil(item["bytes"] * DISK_FACTOR) * max(1, jobs)
         if item.get("verb") == "DROP":
             fits.append(item)
         elif free is None and limits.disk_check_required:
             found.append(
-                finding("disk-unknown", "Free disk space cannot be measured, so nothing is rewritten", subject=item["subject"],
-                        observed="unknown", expected=f"{need} bytes free",
-                        remedy="Set database_data_dir to the data directory as this host sees it, or "
-                        "database_disk_check_required: false")
+                finding(
+                    "disk-unknown",
+                    "Free disk space cannot be measured, so nothing is rewritten",
+                    subject=item["subject"],
+                    observed="unknown",
+                    expected=f"{need} bytes free",
+                    remedy="Set database_data_dir to the data directory as this host sees it, or "
+                    "database_disk_check_required: false",
+                )
             )
         elif free is not None and free < need:
             found.append(
-                finding("disk-short", "Too little free disk space to rewrite it", subject=item["subject"], severity="critical",
-                        observed=f"{free} bytes free", expected=f"{need} bytes free", remedy="Free disk space first")
+                finding(
+                    "disk-short",
+                    "Too little free disk space to rewrite it",
+                    subject=item["subject"],
+                    severity="critical",
+                    observed=f"{free} bytes free",
+                    expected=f"{need} bytes free",
+                    remedy="Free disk space first",
+                )
             )
         else:
             fits.append(item)
     return fits, found
 
 
-def rights_findings(server: Row, tables: Sequence[Row], limits: Limits, memory: Mapping[str, Any]) -> List[Row]:
+def rights_findings(server: Row, tables: Sequence[Row], limits: Limits, memory: Mapping[str, Any]) -> list[Row]:
     """Return findings that name the grants a role lacks for what is due."""
     found = []
     user = server["user"]
     if not server["superuser"] and not server["monitor"]:
         found.append(
-            finding("grant-missing", "Sessions, slots and WAL of others cannot be read", subject="pg_monitor",
-                    observed=f"role {user} is no member", expected="member of pg_monitor",
-                    remedy=f'GRANT pg_monitor TO "{user}";')
+            finding(
+                "grant-missing",
+                "Sessions, slots and WAL of others cannot be read",
+                subject="pg_monitor",
+                observed=f"role {user} is no member",
+                expected="member of pg_monitor",
+                remedy=f'GRANT pg_monitor TO "{user}";',
+            )
         )
     lacking = [
-        t["ident"] for t in tables
-        if not t["may_maintain"] and not server["database_owner"]
+        t["ident"]
+        for t in tables
+        if not t["may_maintain"]
+        and not server["database_owner"]
         and (vacuum_due(t, server, limits) or analyze_due(t, server, limits, memory))
     ]
     if lacking:
-        remedy = f'GRANT pg_maintain TO "{user}";' if server["version_num"] >= 170000 else f'GRANT the owner of the tables TO "{user}";'
+        remedy = (
+            f'GRANT pg_maintain TO "{user}";'
+            if server["version_num"] >= 170000
+            else f'GRANT the owner of the tables TO "{user}";'
+        )
         found.append(
-            finding("grant-missing", "Tables are due for vacuum or analyze, but the role may not", subject="maintain",
-                    observed=", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""),
-                    expected=f"role {user} owns them or may maintain them", remedy=remedy)
+            finding(
+                "grant-missing",
+                "Tables are due for vacuum or analyze, but the role may not",
+                subject="maintain",
+                observed=", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""),
+                expected=f"role {user} owns them or may maintain them",
+                remedy=remedy,
+            )
         )
     return found
 
 
-def sequence_findings(sequences: Sequence[Row], limits: Limits, memory: Mapping[str, Any], now: float) -> List[Row]:
+def sequence_findings(sequences: Sequence[Row], limits: Limits, memory: Mapping[str, Any], now: float) -> list[Row]:
     """Return findings for sequences that near the end of their column's type, with days left at the measured rate.
 
     The rate comes from the value remembered by an earlier run, at least an hour ago.
@@ -529,16 +654,20 @@ def sequence_findings(sequences: Sequence[Row], limits: Limits, memory: Mapping[
             continue
         column = sequence["column_ident"] or sequence["ident"]
         found.append(
-            finding("sequence-exhaustion", f"{column} runs out of numbers", subject=sequence["ident"],
-                    severity="critical" if percent >= limits.sequence_critical_percent else "warning",
-                    observed=f"{percent:.1f} % used" + ("" if days is None else f", {days:.0f} days left"),
-                    expected=f"below {limits.sequence_warn_percent:.0f} %",
-                    remedy=f"Widen {column} to bigint" if sequence["limit_value"] < 2**62 else "Raise MAXVALUE")
+            finding(
+                "sequence-exhaustion",
+                f"{column} runs out of numbers",
+                subject=sequence["ident"],
+                severity="critical" if percent >= limits.sequence_critical_percent else "warning",
+                observed=f"{percent:.1f} % used" + ("" if days is None else f", {days:.0f} days left"),
+                expected=f"below {limits.sequence_warn_percent:.0f} %",
+                remedy=f"Widen {column} to bigint" if sequence["limit_value"] < 2**62 else "Raise MAXVALUE",
+            )
         )
     return found
 
 
-def days_left(sequence: Row, memory: Mapping[str, Any], now: float) -> Optional[float]:
+def days_left(sequence: Row, memory: Mapping[str, Any], now: float) -> float | None:
     """Return the days until the sequence ends at the rate since the remembered reading, None if unknown."""
     known = memory.get("sequences", {}).get(sequence["ident"])
     if not known or now - known["at"] < 3600:
@@ -550,31 +679,61 @@ def days_left(sequence: Row, memory: Mapping[str, Any], now: float) -> Optional[
     return remaining / used * (now - known["at"]) / 86400
 
 
-def growth_finding(tables: Sequence[Row], has_retention: bool) -> List[Row]:
+def growth_finding(tables: Sequence[Row], has_retention: bool) -> list[Row]:
     """Return a finding if no retention rule limits the growth of the largest table."""
     ordinary = [t for t in tables if t["kind"] in ("r", "p")]
     if has_retention or not ordinary:
         return []
     largest = max(ordinary, key=lambda t: t["total_bytes"])
     return [
-        finding("growth-unlimited", "No retention rule: nothing limits the growth of the database", subject=largest["ident"],
-                observed=f"largest table, {largest['total_bytes']} bytes", expected="database_retention is set",
-                remedy="Set database_retention, see inventories/example")
+        finding(
+            "growth-unlimited",
+            "No retention rule: nothing limits the growth of the database",
+            subject=largest["ident"],
+            observed=f"largest table, {largest['total_bytes']} bytes",
+            expected="database_retention is set",
+            remedy="Set database_retention, see inventories/example",
+        )
     ]
 
 
 # Settings that cost data, growth or secrets: (value that bites, severity, what it means, remedy).
 SETTINGS = {
-    "autovacuum": ("off", "warning", "Autovacuum is off: dead rows wait for this runbook", "ALTER SYSTEM SET autovacuum = on; and reload"),
-    "track_counts": ("off", "critical", "Counters are off: nothing can tell what is due", "ALTER SYSTEM SET track_counts = on; and reload"),
-    "fsync": ("off", "critical", "A crash of the host loses or damages data", "ALTER SYSTEM SET fsync = on; and reload"),
-    "full_page_writes": ("off", "critical", "A crash of the host can damage data", "ALTER SYSTEM SET full_page_writes = on; and reload"),
-    "log_statement": ("all", "warning", "Statements are logged with the prompts in them", "ALTER SYSTEM SET log_statement = ddl; and reload"),
+    "autovacuum": (
+        "off",
+        "warning",
+        "Autovacuum is off: dead rows wait for this runbook",
+        "ALTER SYSTEM SET autovacuum = on; and reload",
+    ),
+    "track_counts": (
+        "off",
+        "critical",
+        "Counters are off: nothing can tell what is due",
+        "ALTER SYSTEM SET track_counts = on; and reload",
+    ),
+    "fsync": (
+        "off",
+        "critical",
+        "A crash of the host loses or damages data",
+        "ALTER SYSTEM SET fsync = on; and reload",
+    ),
+    "full_page_writes": (
+        "off",
+        "critical",
+        "A crash of the host can damage data",
+        "ALTER SYSTEM SET full_page_writes = on; and reload",
+    ),
+    "log_statement": (
+        "all",
+        "warning",
+        "Statements are logged with the prompts in them",
+        "ALTER SYSTEM SET log_statement = ddl; and reload",
+    ),
 }
 CHECKPOINTS_TO_JUDGE = 10
 
 
-def settings_findings(settings: Mapping[str, str], checkpoints: Row, limits: Limits) -> List[Row]:
+def settings_findings(settings: Mapping[str, str], checkpoints: Row, limits: Limits) -> list[Row]:
     """Return findings for settings that bite, and for checkpoints that WAL volume forces too often.
 
     `checkpoints` counts since the statistics were reset: `timed` and `requested` (by WAL volume or by hand).
@@ -588,9 +747,13 @@ def settings_findings(settings: Mapping[str, str], checkpoints: Row, limits: Lim
     percent = 100 * checkpoints["requested"] / total if total else 0
     if total >= CHECKPOINTS_TO_JUDGE and percent > limits.requested_checkpoints_warn_percent:
         found.append(
-            finding("setting", "Checkpoints come before their time: max_wal_size is too small for the writes", subject="max_wal_size",
-                    observed=f"{percent:.0f} % of {total} checkpoints requested, max_wal_size {settings.get('max_wal_size')} MB",
-                    expected=f"at most {limits.requested_checkpoints_warn_percent:.0f} %",
-                    remedy="Raise max_wal_size and reload")
+            finding(
+                "setting",
+                "Checkpoints come before their time: max_wal_size is too small for the writes",
+                subject="max_wal_size",
+                observed=f"{percent:.0f} % of {total} checkpoints requested, max_wal_size {settings.get('max_wal_size')} MB",
+                expected=f"at most {limits.requested_checkpoints_warn_percent:.0f} %",
+                remedy="Raise max_wal_size and reload",
+            )
         )
     return found

@@ -9,16 +9,18 @@ cut-off is the start of a UTC day, so that a second run on the same day finds no
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable
 
 from ansible.module_utils import database_catalog as catalog
 from ansible.module_utils.runbook_psql import LOCK_NOT_AVAILABLE, QUERY_CANCELED, PsqlError, Session, literal
 from ansible.module_utils.runbook_result import action, finding
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 FIRST_BATCH_ROWS = 5_000
 LARGEST_BATCH_ROWS = 100_000
 # A batch is to take between these two; locks are held no longer.
@@ -41,10 +43,10 @@ class Rule:
     time_type: str
     days: int
     cutoff: str
-    columns: List[Tuple[str, str]] = field(default_factory=list)  # quoted name, SQL value that empties it
-    references: List[Row] = field(default_factory=list)  # foreign keys of other tables to this one
+    columns: list[tuple[str, str]] = field(default_factory=list)  # quoted name, SQL value that empties it
+    references: list[Row] = field(default_factory=list)  # foreign keys of other tables to this one
     partitioned: bool = False
-    rules: Dict[int, Rule] = field(default_factory=dict, repr=False)  # the delete rules by table oid
+    rules: dict[int, Rule] = field(default_factory=dict, repr=False)  # the delete rules by table oid
 
     @property
     def step(self) -> str:
@@ -92,7 +94,7 @@ def cutoff_day(now: float, days: int) -> str:
 
 def resolve(
     session: Session, retention: Sequence[Mapping[str, Any]], redact: Sequence[Mapping[str, Any]], now: float
-) -> List[Rule]:
+) -> list[Rule]:
     """Return the rules in the order in which they can be carried out: deletes, children first, then redactions.
 
     Raise RuleError for an unknown or ambiguous table, an unknown column, one that holds no time, a time column
@@ -116,7 +118,9 @@ def resolve(
 def _table(session: Session, name: str, where: str) -> Row:
     found = catalog.find_table(session, name)
     if not found:
-        raise RuleError(f"{where}: there is no table {name!r} in this database; spell it as the catalog does, schema.table if needed")
+        raise RuleError(
+            f"{where}: there is no table {name!r} in this database; spell it as the catalog does, schema.table if needed"
+        )
     if len(found) > 1:
         raise RuleError(f"{where}: {name!r} is ambiguous: {', '.join(r['ident'] for r in found)}; write schema.table")
     if found[0]["kind"] not in ("r", "p"):
@@ -124,12 +128,14 @@ def _table(session: Session, name: str, where: str) -> Row:
     return found[0]
 
 
-def _time_column(session: Session, table: Row, entry: Mapping[str, Any], where: str) -> Tuple[Row, List[Row]]:
+def _time_column(session: Session, table: Row, entry: Mapping[str, Any], where: str) -> tuple[Row, list[Row]]:
     columns = catalog.columns(session, table["oid"])
     name = str(entry["time_column"])
     match = [c for c in columns if c["name"] == name]
     if not match:
-        raise RuleError(f"{where}: {table['ident']} has no column {name!r}; it has {', '.join(c['name'] for c in columns)}")
+        raise RuleError(
+            f"{where}: {table['ident']} has no column {name!r}; it has {', '.join(c['name'] for c in columns)}"
+        )
     if match[0]["type"] not in TIME_TYPES:
         raise RuleError(f"{where}: {table['ident']}.{name} is of type {match[0]['type']}, not a date or timestamp")
     if not match[0]["leads_index"] and not entry.get("allow_unindexed"):
@@ -155,7 +161,9 @@ def _delete_rule(session: Session, entry: Mapping[str, Any], keys: Sequence[Row]
     references = [key for key in keys if key["parent_oid"] == table["oid"]]
     for key in references:
         if key["child_oid"] == table["oid"]:
-            raise RuleError(f"{where}: the table refers to itself ({key['name']}); rows cannot be put in an order to delete them")
+            raise RuleError(
+                f"{where}: the table refers to itself ({key['name']}); rows cannot be put in an order to delete them"
+            )
         if not key["indexed"] and not entry.get("allow_unindexed"):
             raise RuleError(
                 f"{where}: {key['child_ident']} refers to it by {key['name']} without an index; every deleted row would "
@@ -166,7 +174,15 @@ def _delete_rule(session: Session, entry: Mapping[str, Any], keys: Sequence[Row]
         key_of = catalog.partition_key(session, table["oid"])
         if key_of["strategy"] != "r" or key_of["has_expressions"] or key_of["columns"] != [column["name"]]:
             partitioned = False
-    return Rule(table, column["ident"], column["type"], days, cutoff_day(now, days), references=references, partitioned=partitioned)
+    return Rule(
+        table,
+        column["ident"],
+        column["type"],
+        days,
+        cutoff_day(now, days),
+        references=references,
+        partitioned=partitioned,
+    )
 
 
 def _redact_rule(session: Session, entry: Mapping[str, Any], now: float) -> Rule:
@@ -195,16 +211,18 @@ def _redact_rule(session: Session, entry: Mapping[str, Any], now: float) -> Rule
     return Rule(table, column["ident"], column["type"], days, cutoff_day(now, days), columns=emptied)
 
 
-def children_first(rules: Sequence[Rule]) -> List[Rule]:
+def children_first(rules: Sequence[Rule]) -> list[Rule]:
     """Return the rules so that a table comes before those it refers to. Raise RuleError if they refer in a circle."""
-    ordered: List[Rule] = []
+    ordered: list[Rule] = []
     waiting = list(rules)
     while waiting:
         oids = {rule.table["oid"] for rule in waiting}
         free = [r for r in waiting if not any(k["child_oid"] in oids for k in r.references)]
         if not free:
             raise RuleError(
-                "database_retention: " + ", ".join(r.table["ident"] for r in waiting) + " refer to each other in a circle, so that "
+                "database_retention: "
+                + ", ".join(r.table["ident"] for r in waiting)
+                + " refer to each other in a circle, so that "
                 "no order can delete them; leave one out or make a foreign key deferrable and handle it by hand"
             )
         ordered += free
@@ -217,24 +235,30 @@ def children_first(rules: Sequence[Rule]) -> List[Rule]:
 
 def plan(
     session: Session, rules: Iterable[Rule], count_seconds: float, ahead: bool = True
-) -> Tuple[List[Row], List[Row]]:
+) -> tuple[list[Row], list[Row]]:
     """Return planned actions and findings of the rules; counting rows may take `count_seconds` for each.
 
     A rule that cannot be counted in that time is planned without a number. `ahead` counts as if the rules before
     had been carried out, as a plan has to.
     """
-    planned: List[Row] = []
-    found: List[Row] = []
+    planned: list[Row] = []
+    found: list[Row] = []
     for rule in rules:
         # UPDATE for a delete too: rows are locked first, so that those in use are skipped instead of waited for.
         needed = ("SELECT", "UPDATE") if rule.columns else ("SELECT", "UPDATE", "DELETE")
         lacking = [privilege for privilege in needed if not rule.table[f"may_{privilege.lower()}"]]
         if lacking:
             found.append(
-                finding("grant-missing", f"Rows past their day stay: the role may not {rule.step}", subject=rule.table["ident"],
-                        observed=f"no {' and no '.join(lacking)}", expected=", ".join(lacking),
-                        remedy=f"GRANT {', '.join(lacking)} ON {rule.table['ident']} TO CURRENT_USER_OF_THIS_RUN;".replace(
-                            "CURRENT_USER_OF_THIS_RUN", str(session.value("SELECT quote_ident(current_user) AS u"))))
+                finding(
+                    "grant-missing",
+                    f"Rows past their day stay: the role may not {rule.step}",
+                    subject=rule.table["ident"],
+                    observed=f"no {' and no '.join(lacking)}",
+                    expected=", ".join(lacking),
+                    remedy=f"GRANT {', '.join(lacking)} ON {rule.table['ident']} TO CURRENT_USER_OF_THIS_RUN;".replace(
+                        "CURRENT_USER_OF_THIS_RUN", str(session.value("SELECT quote_ident(current_user) AS u"))
+                    ),
+                )
             )
             continue
         if rule.partitioned:
@@ -248,24 +272,37 @@ def plan(
             if kept:
                 children = ", ".join(sorted({key["child_ident"] for key in rule.references}))
                 found.append(
-                    finding("retention-kept", f"Expired rows are kept because {children} still refers to them",
-                            subject=rule.table["ident"], severity="info", observed=f"{kept} rows", expected="0 rows",
-                            remedy="None if the children are younger; else give them a retention rule of their own")
+                    finding(
+                        "retention-kept",
+                        f"Expired rows are kept because {children} still refers to them",
+                        subject=rule.table["ident"],
+                        severity="info",
+                        observed=f"{kept} rows",
+                        expected="0 rows",
+                        remedy="None if the children are younger; else give them a retention rule of their own",
+                    )
                 )
     return planned, found
 
 
-def rule_action(rule: Rule, number: Optional[int]) -> Row:
+def rule_action(rule: Rule, number: int | None) -> Row:
     """Return the planned action of a rule; `number` of rows, None if counting took too long."""
     reason = "rows past their day" if not rule.columns else "rows whose text is past its day"
     return {
-        **action(rule.step, rule.table["ident"], reason, number=number, unit="rows", before=number,
-                 detail=f"older than {rule.days} days, before {rule.cutoff[:10]}"),
+        **action(
+            rule.step,
+            rule.table["ident"],
+            reason,
+            number=number,
+            unit="rows",
+            before=number,
+            detail=f"older than {rule.days} days, before {rule.cutoff[:10]}",
+        ),
         "oid": rule.table["oid"],
     }
 
 
-def _count(session: Session, rule: Rule, condition: str, seconds: float) -> Optional[int]:
+def _count(session: Session, rule: Rule, condition: str, seconds: float) -> int | None:
     """Return the number of rows, None if there are some but counting takes too long."""
     try:
         session.execute(f"SET statement_timeout = {int(seconds * 1000)}")
@@ -278,18 +315,28 @@ def _count(session: Session, rule: Rule, condition: str, seconds: float) -> Opti
         session.execute("SET statement_timeout = 0")
 
 
-def _partition_actions(session: Session, rule: Rule) -> List[Row]:
+def _partition_actions(session: Session, rule: Rule) -> list[Row]:
     planned = []
     for part in expired_partitions(session, rule):
         planned.append(
-            {**action("retention", part["ident"], "partition past its day", number=part["bytes"], unit="bytes",
-                      before=part["bytes"], detail=f"partition of {rule.table['ident']}"),
-             "oid": part["oid"], "parent_oid": rule.table["oid"]}
+            {
+                **action(
+                    "retention",
+                    part["ident"],
+                    "partition past its day",
+                    number=part["bytes"],
+                    unit="bytes",
+                    before=part["bytes"],
+                    detail=f"partition of {rule.table['ident']}",
+                ),
+                "oid": part["oid"],
+                "parent_oid": rule.table["oid"],
+            }
         )
     return planned
 
 
-def expired_partitions(session: Session, rule: Rule) -> List[Row]:
+def expired_partitions(session: Session, rule: Rule) -> list[Row]:
     """Return the partitions whose upper bound is not after the cut-off. Raise RuleError if the parent is referred to."""
     parts = catalog.partitions(session, rule.table["oid"])
     expired = []
@@ -329,7 +376,7 @@ def next_batch_rows(rows: int, seconds: float) -> int:
     return int(max(100, min(wanted, rows * 2, LARGEST_BATCH_ROWS)))
 
 
-def batch_statement(rule: Rule, rows: int, after: Optional[str]) -> str:
+def batch_statement(rule: Rule, rows: int, after: str | None) -> str:
     """Return one batch as a single statement: it picks the oldest due rows that nobody has locked, acts, and counts.
 
     `after` is where the last batch ended: the index entries of rows that are gone need not be read again.
@@ -364,8 +411,6 @@ def carry_out(
 
     Each batch is a transaction of its own, so that a killed run leaves whole batches only.
     """
-    import json
-
     progress = Progress()
     rows, after, first_pass = FIRST_BATCH_ROWS, None, True
     session.execute(f"SET statement_timeout = {batch_timeout_seconds * 1000}; SET lock_timeout = '1s'")
@@ -396,7 +441,9 @@ def carry_out(
             wait(seconds * pause_fraction)
 
 
-def with_lock_retries(attempt: Callable[[], Any], wait: Callable[[float], None] = time.sleep, tries: int = LOCK_TRIES) -> Any:
+def with_lock_retries(
+    attempt: Callable[[], Any], wait: Callable[[float], None] = time.sleep, tries: int = LOCK_TRIES
+) -> Any:
     """Call `attempt` until it gets its lock, with growing pauses so that users pass; None if it never does.
 
     The pauses are 0.1, 0.2, 0.4 ... s: a strong lock that waits makes everybody behind it wait too, so it
@@ -420,10 +467,24 @@ def drop_partition(session: Session, part: Row, parent_ident: str, wait: Callabl
     """
     session.execute("SET lock_timeout = '500ms'; SET statement_timeout = '5min'")
     if part.get("detach_pending"):
-        if with_lock_retries(lambda: session.execute(f"ALTER TABLE {parent_ident} DETACH PARTITION {part['ident']} FINALIZE") or True, wait) is None:
+        if (
+            with_lock_retries(
+                lambda: (
+                    session.execute(f"ALTER TABLE {parent_ident} DETACH PARTITION {part['ident']} FINALIZE") or True
+                ),
+                wait,
+            )
+            is None
+        ):
             return False
     elif part.get("attached", True):
         how = "" if part["has_default"] else " CONCURRENTLY"
-        if with_lock_retries(lambda: session.execute(f"ALTER TABLE {parent_ident} DETACH PARTITION {part['ident']}{how}") or True, wait) is None:
+        if (
+            with_lock_retries(
+                lambda: session.execute(f"ALTER TABLE {parent_ident} DETACH PARTITION {part['ident']}{how}") or True,
+                wait,
+            )
+            is None
+        ):
             return False
     return with_lock_retries(lambda: session.execute(f"DROP TABLE {part['ident']}") or True, wait) is not None

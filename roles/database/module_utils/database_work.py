@@ -11,9 +11,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable
 
 from ansible.module_utils import database_catalog as catalog
 from ansible.module_utils import database_planner as planner
@@ -31,7 +32,7 @@ from ansible.module_utils.runbook_psql import (
 from ansible.module_utils.runbook_result import action, finding
 from ansible.module_utils.runbook_state import read_json, write_json
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 # What waiting cures: such a failure is not remembered against the object.
 TRANSIENT = (LOCK_NOT_AVAILABLE, OBJECT_IN_USE, QUERY_CANCELED, "40P01", "40001", "53100", "53300", "57P01")
@@ -53,15 +54,15 @@ class Refused(Exception):
 class Result:
     """Findings and actions of a plan or a step."""
 
-    findings: List[Row] = field(default_factory=list)
-    actions: List[Row] = field(default_factory=list)
+    findings: list[Row] = field(default_factory=list)
+    actions: list[Row] = field(default_factory=list)
     facts: Row = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
         return any(a["result"] == "done" for a in self.actions)
 
-    def public_actions(self) -> List[Row]:
+    def public_actions(self) -> list[Row]:
         known = action("", "", "")
         return [{k: v for k, v in a.items() if k in known} for a in self.actions]
 
@@ -76,7 +77,7 @@ class Job:
     retention: Sequence[Mapping[str, Any]] = ()
     redact: Sequence[Mapping[str, Any]] = ()
     jobs: int = 2
-    data_dir: Optional[str] = None
+    data_dir: str | None = None
     deadline: float = float("inf")
     count_seconds: float = 30
     reindex_wait_seconds: int = 60
@@ -95,7 +96,9 @@ class Maintenance:
         try:
             self.server = catalog.server(self.session)
             self._guard()
-            self.memory_path = job.memory_dir / f"database-{self.server['system_identifier']}-{self.server['database_oid']}.json"
+            self.memory_path = (
+                job.memory_dir / f"database-{self.server['system_identifier']}-{self.server['database_oid']}.json"
+            )
             self.memory: Row = read_json(self.memory_path, {})
         except BaseException:
             self.session.close()
@@ -116,7 +119,9 @@ class Maintenance:
         while not catalog.try_advisory_lock(self.session):
             if time.monotonic() > give_up:
                 holder = catalog.advisory_lock_holder(self.session)
-                raise Refused(f"another maintenance run works on database {self.server['database']}: {holder}; wait for it or end it")
+                raise Refused(
+                    f"another maintenance run works on database {self.server['database']}: {holder}; wait for it or end it"
+                )
             time.sleep(0.2)  # the lock has no notification; its holder may be a session that is just ending
 
     # --- the plan -----------------------------------------------------------------------------------------------
@@ -129,14 +134,24 @@ class Maintenance:
         if server["in_recovery"] or server["read_only"]:
             what = "a standby" if server["in_recovery"] else "read-only (default_transaction_read_only)"
             result.findings.append(
-                finding("server-read-only", f"The server is {what}: it is reported on, not maintained", subject=server["database"],
-                        severity="info" if server["in_recovery"] else "warning", observed=what, expected="a primary",
-                        remedy="Run the maintenance on the primary")
+                finding(
+                    "server-read-only",
+                    f"The server is {what}: it is reported on, not maintained",
+                    subject=server["database"],
+                    severity="info" if server["in_recovery"] else "warning",
+                    observed=what,
+                    expected="a primary",
+                    remedy="Run the maintenance on the primary",
+                )
             )
         blocking = planner.blockers(catalog.horizon_holders(self.session), limits)
         result.findings += planner.blocker_findings(blocking, limits)
-        steps = [self._plan_retention(), self._plan_views(bool(blocking)), self._plan_vacuum(tables, bool(blocking)),
-                 self._plan_indexes(bool(blocking))]
+        steps = [
+            self._plan_retention(),
+            self._plan_views(bool(blocking)),
+            self._plan_vacuum(tables, bool(blocking)),
+            self._plan_indexes(bool(blocking)),
+        ]
         for planned, found in steps:
             result.actions += planned
             result.findings += found
@@ -157,28 +172,31 @@ class Maintenance:
 
     def _facts(self, tables: Sequence[Row]) -> Row:
         return {
-            "server_version": self.server["version"], "client_major": self.client_major, "database": self.server["database"],
+            "server_version": self.server["version"],
+            "client_major": self.client_major,
+            "database": self.server["database"],
             "database_bytes": self.server["database_bytes"],
             "tables": [
                 {"name": t["ident"], "bytes": t["total_bytes"], "dead_rows": t["dead_rows"]}
-                for t in tables[:REPORTED_TABLES] if t["kind"] != "p"
+                for t in tables[:REPORTED_TABLES]
+                if t["kind"] != "p"
             ],
         }
 
-    def _rules(self) -> List[retention.Rule]:
+    def _rules(self) -> list[retention.Rule]:
         try:
             return retention.resolve(self.session, self.job.retention, self.job.redact, self.server["now"])
         except retention.RuleError as error:
             raise Refused(str(error), "bad_input") from error
 
-    def _plan_retention(self) -> Tuple[List[Row], List[Row]]:
+    def _plan_retention(self) -> tuple[list[Row], list[Row]]:
         try:
             planned, found = retention.plan(self.session, self._rules(), self.job.count_seconds)
         except retention.RuleError as error:
             raise Refused(str(error), "bad_input") from error
         return planned + self._half_dropped(), found
 
-    def _half_dropped(self) -> List[Row]:
+    def _half_dropped(self) -> list[Row]:
         """Return drops of partitions that an earlier, killed run had detached."""
         planned = []
         for ident, entry in sorted(self.memory.get("detaching", {}).items()):
@@ -188,28 +206,39 @@ class Maintenance:
             )
             if there:
                 planned.append(
-                    {**action("retention", ident, "partition that an earlier run had detached", number=there[0]["bytes"], unit="bytes",
-                              before=there[0]["bytes"], detail=f"partition of {entry['parent']}"),
-                     "oid": there[0]["oid"], "parent_ident": entry["parent"], "attached": False}
+                    {
+                        **action(
+                            "retention",
+                            ident,
+                            "partition that an earlier run had detached",
+                            number=there[0]["bytes"],
+                            unit="bytes",
+                            before=there[0]["bytes"],
+                            detail=f"partition of {entry['parent']}",
+                        ),
+                        "oid": there[0]["oid"],
+                        "parent_ident": entry["parent"],
+                        "attached": False,
+                    }
                 )
         return planned
 
-    def _plan_views(self, blocked: bool) -> Tuple[List[Row], List[Row]]:
+    def _plan_views(self, blocked: bool) -> tuple[list[Row], list[Row]]:
         views = catalog.views(self.session)
         planned, found = planner.plan_views(views, self.job.limits, self.memory, blocked, self.server["now"])
         fits, short = planner.within_disk(planned, self._free_bytes(), self.job.limits, self.job.jobs)
         return fits, found + short
 
-    def _plan_vacuum(self, tables: Sequence[Row], blocked: bool) -> Tuple[List[Row], List[Row]]:
+    def _plan_vacuum(self, tables: Sequence[Row], blocked: bool) -> tuple[list[Row], list[Row]]:
         return planner.plan_vacuum(tables, self.server, self.job.limits, self.memory, blocked), []
 
-    def _plan_indexes(self, blocked: bool) -> Tuple[List[Row], List[Row]]:
+    def _plan_indexes(self, blocked: bool) -> tuple[list[Row], list[Row]]:
         planned = planner.plan_indexes(
             catalog.indexes(self.session), self.server, self.job.limits, self.memory, blocked, self.server["now"]
         )
         return planner.within_disk(planned, self._free_bytes(), self.job.limits, self.job.jobs)
 
-    def _free_bytes(self) -> Optional[int]:
+    def _free_bytes(self) -> int | None:
         host = self.job.connection.host
         local = host is None or host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")
         # A client behind another command (docker exec) sees another file system.
@@ -244,7 +273,13 @@ class Maintenance:
 
     def _finish_drops(self, result: Result) -> None:
         for item in self._half_dropped():
-            self._act(item, lambda work, item=item: self._drop(item, work, item["parent_ident"], {"ident": item["subject"], "attached": False}), result)
+            self._act(
+                item,
+                lambda work, item=item: self._drop(
+                    item, work, item["parent_ident"], {"ident": item["subject"], "attached": False}
+                ),
+                result,
+            )
 
     def _act(self, item: Row, act: Callable[[Session], None], result: Result) -> None:
         """Carry out one action in a session of its own and add it to the result."""
@@ -261,7 +296,9 @@ class Maintenance:
         item["result"] = "done" if progress.rows else "skipped"
         item["after"] = None if item["before"] is None else max(0, item["before"] - progress.rows)
         verb = "emptied" if rule.columns else "deleted"
-        item["detail"] = f"{progress.rows} rows {verb} in {progress.batches} batches, longest {progress.longest_seconds:.2f} s; {item['detail']}"
+        item["detail"] = (
+            f"{progress.rows} rows {verb} in {progress.batches} batches, longest {progress.longest_seconds:.2f} s; {item['detail']}"
+        )
         if progress.stopped:
             item["detail"] += f"; stopped: {progress.stopped}"
             item["stopped"] = progress.stopped
@@ -305,7 +342,9 @@ class Maintenance:
             return
         item["result"] = "done"
         # The counters were read before the refresh: a write that came later makes the view due again.
-        self._remember("views", item["subject"], {"oid": item["oid"], "writes": item["writes"], "refreshed_at": self.server["now"]})
+        self._remember(
+            "views", item["subject"], {"oid": item["oid"], "writes": item["writes"], "refreshed_at": self.server["now"]}
+        )
 
     def vacuum(self) -> Result:
         """VACUUM and ANALYZE what autovacuum's own formulas say is due, several tables at once."""
@@ -339,7 +378,9 @@ class Maintenance:
                 item.update(result="failed" if refused else "done", detail=" ".join(refused) or item["detail"])
                 return
             if number + 1 < SKIP_LOCKED_TRIES:
-                time.sleep(0.2 * 2**number)  # a lock has no notification; short pauses, then it is left for the next run
+                time.sleep(
+                    0.2 * 2**number
+                )  # a lock has no notification; short pauses, then it is left for the next run
         item.update(result="skipped", stopped="locked by another session")
 
     def indexes(self) -> Result:
@@ -347,7 +388,7 @@ class Maintenance:
         there = {index["oid"] for index in catalog.indexes(self.session)}
         planned, found = self._plan_indexes(self._blocked())
         result = Result(findings=found, actions=planned)
-        by_table: Dict[int, List[Row]] = {}
+        by_table: dict[int, list[Row]] = {}
         for item in sorted(planned, key=lambda i: i["verb"] != "DROP"):
             by_table.setdefault(item["table_oid"], []).append(item)
         self._each(list(by_table.values()), self._rebuild)
@@ -358,9 +399,14 @@ class Maintenance:
             if item["result"] == "done":
                 item["after"] = now["bytes"] if now else 0
                 if now and item["verb"] == "REINDEX":
-                    self._remember("indexes", item["subject"], {
-                        "bytes_per_row": now["bytes"] / max(now["reltuples"], 1), "definition": now["definition"],
-                    })
+                    self._remember(
+                        "indexes",
+                        item["subject"],
+                        {
+                            "bytes_per_row": now["bytes"] / max(now["reltuples"], 1),
+                            "definition": now["definition"],
+                        },
+                    )
             result.findings += self._unfinished(item)
         result.actions += self._sweep(list(after.values()), there)
         return result
@@ -377,14 +423,31 @@ class Maintenance:
             work.execute(f"REINDEX INDEX CONCURRENTLY {item['subject']}")
         item["result"] = "done"
 
-    def _sweep(self, indexes: Sequence[Row], there: set[int]) -> List[Row]:
+    def _sweep(self, indexes: Sequence[Row], there: set[int]) -> list[Row]:
         """Drop what rebuilds of this run left behind when they were cancelled or failed; `there` was there before."""
         swept = []
         for index in indexes:
-            if index["valid"] or index["oid"] in there or index["building"] or index["locked"] or not planner.is_leftover(index, indexes):
+            if (
+                index["valid"]
+                or index["oid"] in there
+                or index["building"]
+                or index["locked"]
+                or not planner.is_leftover(index, indexes)
+            ):
                 continue
-            item = {**action("indexes", index["ident"], "left by a rebuild of this run", number=index["bytes"], unit="bytes",
-                             before=index["bytes"], detail=f"DROP on {index['table_ident']}"), "verb": "DROP", "oid": index["oid"]}
+            item = {
+                **action(
+                    "indexes",
+                    index["ident"],
+                    "left by a rebuild of this run",
+                    number=index["bytes"],
+                    unit="bytes",
+                    before=index["bytes"],
+                    detail=f"DROP on {index['table_ident']}",
+                ),
+                "verb": "DROP",
+                "oid": index["oid"],
+            }
             result = Result()
             self._act(item, lambda work, item=item: self._rebuild(item, work), result)
             swept += result.actions
@@ -397,7 +460,7 @@ class Maintenance:
         waiting: queue.SimpleQueue[Sequence[Row]] = queue.SimpleQueue()
         for group in groups:
             waiting.put(group)
-        lost: List[BaseException] = []
+        lost: list[BaseException] = []
 
         def worker() -> None:
             try:
@@ -433,13 +496,15 @@ class Maintenance:
                 over = error.sqlstate == QUERY_CANCELED and time.monotonic() >= self.job.deadline - 1
                 item["stopped"] = "time budget used up" if over else error.message
             else:
-                self._remember("failures", f"{item['step']}:{item['subject']}", {"at": self.server["now"], "error": error.message})
+                self._remember(
+                    "failures", f"{item['step']}:{item['subject']}", {"at": self.server["now"], "error": error.message}
+                )
         else:
             self._remember("failures", f"{item['step']}:{item['subject']}", None)
         finally:
             item["seconds"] = round(time.monotonic() - started, 3)
 
-    def _unfinished(self, item: Row) -> List[Row]:
+    def _unfinished(self, item: Row) -> list[Row]:
         """Return a finding for an action that was due but could not be carried out or finished."""
         if item["result"] == "done" and not item.get("stopped"):
             return []
@@ -450,8 +515,14 @@ class Maintenance:
             holders = catalog.lock_holders(self.session, [item["oid"]])
             observed += f": {holders[item['oid']]}" if item["oid"] in holders else ""
         return [
-            finding("not-finished", f"Due, but not finished by the step {item['step']}", subject=item["subject"], observed=observed,
-                    expected="done", remedy="Run again; if it is locked, end the session that holds the lock")
+            finding(
+                "not-finished",
+                f"Due, but not finished by the step {item['step']}",
+                subject=item["subject"],
+                observed=observed,
+                expected="done",
+                remedy="Run again; if it is locked, end the session that holds the lock",
+            )
         ]
 
     def _milliseconds_left(self) -> int:
@@ -480,9 +551,9 @@ class Maintenance:
                 self._remember("sequences", sequence["ident"], {"last_value": sequence["last_value"], "at": now})
 
 
-def _levels(planned: Sequence[Row], below: Mapping[int, Sequence[int]]) -> List[List[Row]]:
+def _levels(planned: Sequence[Row], below: Mapping[int, Sequence[int]]) -> list[list[Row]]:
     """Return the items in groups: those of a group do not read one another, and read only from earlier groups."""
-    levels: List[List[Row]] = []
+    levels: list[list[Row]] = []
     waiting = list(planned)
     while waiting:
         oids = {item["oid"] for item in waiting}

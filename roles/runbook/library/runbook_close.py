@@ -90,7 +90,9 @@ def main() -> None:
     if not module.check_mode:
         state_dir = Path(given["state_dir"])
         last = {
-            "run_id": given["run_id"], "ended_at": now.isoformat(timespec="seconds"), "failed": given["failed"],
+            "run_id": given["run_id"],
+            "ended_at": now.isoformat(timespec="seconds"),
+            "failed": given["failed"],
             "open_findings": sum(f["state"] == "open" and f["severity"] != "info" for f in findings),
         }
         try:

@@ -51,7 +51,9 @@ def main() -> None:
     try:
         component = Component(module.params["name"], module.params["component"])
         before = component.status()
-        is_there = {"started": before.state == "running", "stopped": before.state in ("stopped", "absent")}.get(wanted, False)
+        is_there = {"started": before.state == "running", "stopped": before.state in ("stopped", "absent")}.get(
+            wanted, False
+        )
         changed = wanted != "status" and not is_there
         if changed and not module.check_mode:
             component.ensure(wanted)

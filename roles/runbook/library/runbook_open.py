@@ -69,7 +69,12 @@ def main() -> None:
                     raise LeaseHeld(held, time.time())
             else:
                 leases.acquire(
-                    resource, wanted["run_id"], wanted["owner"], wanted["slug"], wanted["lease_seconds"], wanted["dead_runs"]
+                    resource,
+                    wanted["run_id"],
+                    wanted["owner"],
+                    wanted["slug"],
+                    wanted["lease_seconds"],
+                    wanted["dead_runs"],
                 )
                 taken.append(resource)
         if not module.check_mode:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable
 
-Run = Callable[[List[str]], Tuple[int, str]]
+Run = Callable[[list[str]], tuple[int, str]]
 MANAGERS = ("systemd", "compose", "supervisor")
 VERBS = {"started": "start", "stopped": "stop", "restarted": "restart", "reloaded": "reload"}
 COMMAND_TIMEOUT_SECONDS = 60
@@ -25,12 +26,12 @@ class Status:
 
     state: str
     detail: str
-    restarts: Optional[int] = None
-    exit_code: Optional[int] = None
+    restarts: int | None = None
+    exit_code: int | None = None
     since: str = ""
 
 
-def run(command: List[str]) -> Tuple[int, str]:
+def run(command: list[str]) -> tuple[int, str]:
     """Run a manager's command and return its exit code and output (both streams)."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_SECONDS, check=False)
@@ -48,14 +49,16 @@ class Component:
         self.name, self._run = name, run
         self.manager = description.get("manager")
         if self.manager not in MANAGERS:
-            raise ComponentError(f"component {name}: manager is {self.manager!r}; it must be one of {', '.join(MANAGERS)}")
+            raise ComponentError(
+                f"component {name}: manager is {self.manager!r}; it must be one of {', '.join(MANAGERS)}"
+            )
         self.unit = str(description.get("unit") or name)
         self.config = description.get("config")
         self.control = list(description.get("control") or [])
         if self.manager != "systemd" and not self.config:
             raise ComponentError(f"component {name}: set config to the path of its {self.manager} configuration file")
 
-    def command(self, verb: str) -> List[str]:
+    def command(self, verb: str) -> list[str]:
         """Return the command line that has the manager start, stop, restart or reload the component."""
         if self.manager == "systemd":
             return [*(self.control or ["systemctl"]), verb, self.unit]
@@ -84,7 +87,16 @@ class Component:
         if self.manager == "systemd":
             command = ["journalctl", "--no-pager", "--output", "short-iso", "--lines", str(lines), "--unit", self.unit]
         elif self.manager == "compose":
-            command = [*(self.control or ["docker", "compose"]), "-f", str(self.config), "logs", "--no-color", "--tail", str(lines), self.unit]
+            command = [
+                *(self.control or ["docker", "compose"]),
+                "-f",
+                str(self.config),
+                "logs",
+                "--no-color",
+                "--tail",
+                str(lines),
+                self.unit,
+            ]
         else:
             base = [*(self.control or ["supervisorctl"]), "-c", str(self.config)]
             command = [*base, "tail", f"-{lines * 200}", self.unit, "stderr"]
@@ -101,7 +113,13 @@ class Component:
         states = {"active": "running", "reloading": "running", "activating": "starting", "failed": "failed"}
         state = states.get(values.get("ActiveState", ""), "stopped")
         detail = f"{values.get('ActiveState')} ({values.get('SubState')}), result {values.get('Result')}"
-        return Status(state, detail, int(values.get("NRestarts") or 0), int(values.get("ExecMainStatus") or 0), values.get("ActiveEnterTimestamp", ""))
+        return Status(
+            state,
+            detail,
+            int(values.get("NRestarts") or 0),
+            int(values.get("ExecMainStatus") or 0),
+            values.get("ActiveEnterTimestamp", ""),
+        )
 
     def _compose(self) -> Status:
         base = [*(self.control or ["docker", "compose"]), "-f", str(self.config)]
@@ -112,7 +130,9 @@ class Component:
         found = [item for line in output.splitlines() if line.strip()[:1] in "[{" for item in _objects(line)]
         if not found:
             return Status("absent", f"service {self.unit} has no container")
-        state = {"running": "running", "restarting": "starting", "created": "stopped", "paused": "stopped"}.get(found[0].get("State", ""))
+        state = {"running": "running", "restarting": "starting", "created": "stopped", "paused": "stopped"}.get(
+            found[0].get("State", "")
+        )
         code = found[0].get("ExitCode")
         if state is None:
             state = "failed" if code else "stopped"
@@ -123,8 +143,14 @@ class Component:
         rc, output = self._run(command)
         words = output.split(None, 2)
         states = {
-            "RUNNING": "running", "STARTING": "starting", "BACKOFF": "failed", "FATAL": "failed", "EXITED": "stopped",
-            "STOPPED": "stopped", "STOPPING": "stopped", "UNKNOWN": "failed",
+            "RUNNING": "running",
+            "STARTING": "starting",
+            "BACKOFF": "failed",
+            "FATAL": "failed",
+            "EXITED": "stopped",
+            "STOPPED": "stopped",
+            "STOPPING": "stopped",
+            "UNKNOWN": "failed",
         }
         if len(words) >= 2 and words[1] in states:
             return Status(states[words[1]], output.strip())
@@ -133,6 +159,6 @@ class Component:
         raise ComponentError(f"{' '.join(command)} failed with exit code {rc}: {output.strip()[:400]}")
 
 
-def _objects(line: str) -> List[Dict[str, Any]]:
+def _objects(line: str) -> list[dict[str, Any]]:
     parsed = json.loads(line)
     return parsed if isinstance(parsed, list) else [parsed]

@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 APPLICATION_NAME = "llmct-maint"
 LOCK_NOT_AVAILABLE = "55P03"
@@ -54,12 +54,12 @@ class Connection:
     """
 
     database: str
-    host: Optional[str] = None
-    port: Optional[int] = None
-    user: Optional[str] = None
-    password: Optional[str] = None
-    os_user: Optional[str] = None
-    psql: List[str] = field(default_factory=lambda: ["psql"])
+    host: str | None = None
+    port: int | None = None
+    user: str | None = None
+    password: str | None = None
+    os_user: str | None = None
+    psql: list[str] = field(default_factory=lambda: ["psql"])
     connect_timeout_seconds: int = 5
 
     def conninfo(self) -> str:
@@ -93,7 +93,7 @@ def literal(value: Any) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def child_identity(os_user: Optional[str]) -> Dict[str, Any]:
+def child_identity(os_user: str | None) -> dict[str, Any]:
     """Return the Popen arguments that run a child as `os_user`; none where that is who we are.
 
     Raise PsqlUnreachable if the user does not exist, or if this process may not become it.
@@ -108,7 +108,9 @@ def child_identity(os_user: Optional[str]) -> Dict[str, Any]:
         return {}
     if os.geteuid() != 0:
         me = pwd.getpwuid(os.geteuid()).pw_name
-        raise PsqlUnreachable(f"running as {me!r}, which may not become {os_user!r}: use become, or set the OS user to null")
+        raise PsqlUnreachable(
+            f"running as {me!r}, which may not become {os_user!r}: use become, or set the OS user to null"
+        )
     groups = os.getgrouplist(os_user, entry.pw_gid)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
 
@@ -117,10 +119,17 @@ def client_version(connection: Connection) -> int:
     """Return the major version of psql. Raise PsqlUnreachable if it cannot be started or is too old."""
     command = connection.psql
     if shutil.which(command[0]) is None:
-        raise PsqlUnreachable(f"client program {command[0]!r} was not found: install the PostgreSQL client or set its folder")
+        raise PsqlUnreachable(
+            f"client program {command[0]!r} was not found: install the PostgreSQL client or set its folder"
+        )
     try:
         done = subprocess.run(
-            [*command, "--version"], capture_output=True, text=True, timeout=20, check=False, cwd="/",
+            [*command, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            cwd="/",
             **child_identity(connection.os_user),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -133,7 +142,7 @@ def client_version(connection: Connection) -> int:
     return int(found.group(1))
 
 
-def _dies_with_us() -> List[str]:
+def _dies_with_us() -> list[str]:
     """Return the command prefix that has the kernel end psql when the thread that starts it is gone.
 
     psql reads end-of-file only between statements, so a killed run would leave its statement running to its end.
@@ -147,7 +156,7 @@ class Session:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.warnings: List[str] = []
+        self.warnings: list[str] = []
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "PSQLRC"}
         environment["LC_MESSAGES"] = "C"
         if connection.password is not None:
@@ -156,14 +165,22 @@ class Session:
         try:
             self._process = subprocess.Popen(
                 [*_dies_with_us(), *connection.psql, *arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True, encoding="utf-8", errors="replace", env=environment, cwd="/",
-                start_new_session=True, **child_identity(connection.os_user),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+                **child_identity(connection.os_user),
             )
         except OSError as error:
             raise PsqlUnreachable(f"cannot start {connection.psql[0]}: {error}") from error
-        self._output: queue.Queue[Optional[str]] = queue.Queue()
-        self._messages: queue.Queue[Optional[str]] = queue.Queue()
+        self._stdin: Any = self._process.stdin
+        self._output: queue.Queue[str | None] = queue.Queue()
+        self._messages: queue.Queue[str | None] = queue.Queue()
         for stream, lines in ((self._process.stdout, self._output), (self._process.stderr, self._messages)):
             threading.Thread(target=_read_lines, args=(stream, lines), daemon=True).start()
         # Results are exchanged in these formats whatever the server's or the user's own settings are.
@@ -184,8 +201,7 @@ class Session:
         """End the session in order: the server flushes the session's statistics and frees its locks."""
         if self._process.poll() is None:
             try:
-                assert self._process.stdin is not None
-                self._process.stdin.close()
+                self._stdin.close()
                 self._process.wait(timeout=10)
             except (OSError, subprocess.TimeoutExpired):
                 self._process.kill()
@@ -194,7 +210,7 @@ class Session:
             if stream is not None:
                 stream.close()
 
-    def execute(self, sql: str, limit_seconds: Optional[float] = None) -> List[str]:
+    def execute(self, sql: str, limit_seconds: float | None = None) -> list[str]:
         """Run `sql` (one or more statements, no psql backslash commands) and return its output lines.
 
         Server warnings are in `self.warnings` afterwards. Raise PsqlError if a statement failed, and
@@ -203,9 +219,8 @@ class Session:
         marker = f"done-{uuid.uuid4().hex}"
         text = f"{sql.strip().rstrip(';')}\n;\n\\echo {marker} :ERROR :SQLSTATE\n\\warn {marker}\n"
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(text)
-            self._process.stdin.flush()
+            self._stdin.write(text)
+            self._stdin.flush()
         except OSError:
             raise PsqlUnreachable(self._last_words()) from None
         deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
@@ -219,27 +234,30 @@ class Session:
             raise _error_from(self.warnings, status[2])
         return output
 
-    def rows(self, query: str, limit_seconds: Optional[float] = None) -> List[Dict[str, Any]]:
+    def rows(self, query: str, limit_seconds: float | None = None) -> list[dict[str, Any]]:
         """Run one SELECT and return its rows as dicts (JSON types; timestamps are ISO 8601 text)."""
         lines = self.execute(
-            f"SELECT coalesce(json_agg(row_to_json(q)), '[]')::text FROM (\n{query.strip().rstrip(';')}\n) q", limit_seconds
+            f"SELECT coalesce(json_agg(row_to_json(q)), '[]')::text FROM (\n{query.strip().rstrip(';')}\n) q",  # noqa: S608 - the caller's own query, in brackets
+            limit_seconds,
         )
-        rows: List[Dict[str, Any]] = json.loads("\n".join(lines))
+        rows: list[dict[str, Any]] = json.loads("\n".join(lines))
         return rows
 
-    def value(self, query: str, limit_seconds: Optional[float] = None) -> Any:
+    def value(self, query: str, limit_seconds: float | None = None) -> Any:
         """Run one SELECT and return the first column of its only row."""
         row = self.rows(query, limit_seconds)[0]
         return next(iter(row.values()))
 
-    def _read_until(self, lines: queue.Queue[Optional[str]], marker: str, deadline: Optional[float]) -> List[str]:
-        read: List[str] = []
+    def _read_until(self, lines: queue.Queue[str | None], marker: str, deadline: float | None) -> list[str]:
+        read: list[str] = []
         while True:
             try:
                 line = lines.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 self._abandon()
-                raise PsqlUnreachable("the server gave no answer within the time limit; the session was ended") from None
+                raise PsqlUnreachable(
+                    "the server gave no answer within the time limit; the session was ended"
+                ) from None
             if line is None:
                 raise PsqlUnreachable(self._last_words(read))
             read.append(line)
@@ -255,7 +273,7 @@ class Session:
             self._process.kill()
             self._process.wait(timeout=10)
 
-    def _last_words(self, read: Optional[List[str]] = None) -> str:
+    def _last_words(self, read: list[str] | None = None) -> str:
         words = list(read or [])
         while True:
             try:
@@ -269,7 +287,7 @@ class Session:
         return " ".join(told)[:600] or "psql ended without a message"
 
 
-def _read_lines(stream: Any, lines: queue.Queue[Optional[str]]) -> None:
+def _read_lines(stream: Any, lines: queue.Queue[str | None]) -> None:
     try:
         for line in stream:
             lines.put(line.rstrip("\n"))
@@ -279,7 +297,7 @@ def _read_lines(stream: Any, lines: queue.Queue[Optional[str]]) -> None:
         lines.put(None)
 
 
-def _error_from(messages: List[str], sqlstate: str) -> PsqlError:
+def _error_from(messages: list[str], sqlstate: str) -> PsqlError:
     for message in messages:
         found = re.match(r"(?:psql:[^ ]* )?(?:ERROR|FATAL|PANIC): +(\w{5}): (.*)", message)
         if found:

@@ -8,7 +8,8 @@ Reports, exit codes, escalation and metrics are made from these two shapes alone
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 SEVERITIES = ("info", "warning", "critical")
 
@@ -26,13 +27,23 @@ def finding(
     evidence: str = "",
     check: str = "",
     section: str = "investigation",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Return a finding: a check that did not meet its expectation. `subject` is the object it is about."""
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity!r}; it must be one of {', '.join(SEVERITIES)}")
     return {
-        "id": id, "host": "", "subject": subject, "title": title, "observed": observed, "expected": expected,
-        "severity": severity, "remedy": remedy, "state": state, "evidence": evidence, "check": check, "section": section,
+        "id": id,
+        "host": "",
+        "subject": subject,
+        "title": title,
+        "observed": observed,
+        "expected": expected,
+        "severity": severity,
+        "remedy": remedy,
+        "state": state,
+        "evidence": evidence,
+        "check": check,
+        "section": section,
     }
 
 
@@ -49,38 +60,47 @@ def action(
     before: Any = None,
     after: Any = None,
     result: str = "planned",
-    seconds: Optional[float] = None,
+    seconds: float | None = None,
     detail: str = "",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Return an action: what a step did (or plans to do) to one object, and the number that asked for it.
 
     `unit` is that of number and threshold, `measure` that of before and after (empty: the same).
     """
     return {
-        "step": step, "kind": kind, "host": "", "subject": subject, "reason": reason, "number": number,
-        "threshold": threshold, "unit": unit, "measure": measure or unit, "before": before, "after": after, "result": result,
-        "seconds": seconds, "detail": detail,
+        "step": step,
+        "kind": kind,
+        "host": "",
+        "subject": subject,
+        "reason": reason,
+        "number": number,
+        "threshold": threshold,
+        "unit": unit,
+        "measure": measure or unit,
+        "before": before,
+        "after": after,
+        "result": result,
+        "seconds": seconds,
+        "detail": detail,
     }
 
 
 def report(
-    findings: Iterable[Dict[str, Any]] = (),
-    actions: Iterable[Dict[str, Any]] = (),
+    findings: Iterable[dict[str, Any]] = (),
+    actions: Iterable[dict[str, Any]] = (),
     **more: Any,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Return the value of the result key `runbook`, which every module of this project hands back."""
     return {"findings": list(findings), "actions": list(actions), **more}
 
 
-def settle(
-    pictures: Iterable[List[Dict[str, Any]]], told: Iterable[Dict[str, Any]], host: str
-) -> List[Dict[str, Any]]:
+def settle(pictures: Iterable[list[dict[str, Any]]], told: Iterable[dict[str, Any]], host: str) -> list[dict[str, Any]]:
     """Return the findings of a run, one per id and subject.
 
     `pictures` are complete looks at the host, earliest first: what an earlier one shows and the last does not is
     fixed. `told` are findings of single steps about what they could not do; they stay open.
     """
-    settled: Dict[Tuple[str, str], Dict[str, Any]] = {}
+    settled: dict[tuple[str, str], dict[str, Any]] = {}
     looks = list(pictures)
     for number, look in enumerate(looks, 1):
         state = "open" if number == len(looks) else "fixed"
@@ -89,7 +109,7 @@ def settle(
     return list(settled.values())
 
 
-def before_and_after(facts: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+def before_and_after(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the facts of the first and the last look as one.
 
     In a list of objects with a name, each number N becomes N_before and N_after; all else is as the last look saw it.
@@ -97,39 +117,46 @@ def before_and_after(facts: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     if not facts:
         return {}
     first, last = facts[0], facts[-1]
-    merged: Dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for key, value in last.items():
         merged[key] = value
         if isinstance(value, list) and all(isinstance(v, dict) and "name" in v for v in value):
             earlier = {v["name"]: v for v in first.get(key, [])}
             names = [*earlier, *(v["name"] for v in value if v["name"] not in earlier)]
             later = {v["name"]: v for v in value}
-            merged[key] = [{"name": n, **_numbers(earlier.get(n, {}), "before"), **_numbers(later.get(n, {}), "after")} for n in names]
+            merged[key] = [
+                {"name": n, **_numbers(earlier.get(n, {}), "before"), **_numbers(later.get(n, {}), "after")}
+                for n in names
+            ]
     return merged
 
 
-def _numbers(item: Dict[str, Any], suffix: str) -> Dict[str, Any]:
+def _numbers(item: dict[str, Any], suffix: str) -> dict[str, Any]:
     return {f"{k}_{suffix}": v for k, v in item.items() if k != "name"}
 
 
-def accept(findings: Iterable[Dict[str, Any]], accepted: Iterable[Dict[str, Any]], today: str) -> List[Dict[str, Any]]:
+def accept(findings: Iterable[dict[str, Any]], accepted: Iterable[dict[str, Any]], today: str) -> list[dict[str, Any]]:
     """Return the findings with those marked accepted that the inventory accepts.
 
     An entry is {id, subject (optional: all), until (YYYY-MM-DD, optional), reason}; it counts up to and
     including the day `until`. A critical finding is never accepted without a subject.
     """
+    rules = list(accepted)
     result = []
     for item in findings:
-        for rule in accepted:
-            subject = rule.get("subject")
-            if rule["id"] != item["id"] or (subject is not None and subject != item["subject"]):
-                continue
-            if subject is None and item["severity"] == "critical":
-                continue
-            if rule.get("until") and today > str(rule["until"]):
-                continue
-            if item["state"] == "open":
-                item = {**item, "state": "accepted", "evidence": f"accepted: {rule.get('reason', '')} {item['evidence']}".strip()}
-            break
-        result.append(item)
+        rule = next((r for r in rules if _accepts(r, item, today)), None)
+        if rule is not None and item["state"] == "open":
+            reason = f"accepted: {rule.get('reason', '')} {item['evidence']}".strip()
+            result.append({**item, "state": "accepted", "evidence": reason})
+        else:
+            result.append(item)
     return result
+
+
+def _accepts(rule: dict[str, Any], item: dict[str, Any], today: str) -> bool:
+    subject = rule.get("subject")
+    if rule["id"] != item["id"] or (subject is not None and subject != item["subject"]):
+        return False
+    if subject is None and item["severity"] == "critical":
+        return False
+    return not rule.get("until") or today <= str(rule["until"])
