@@ -124,6 +124,8 @@ class Component:
     def _compose(self) -> Status:
         base = [*(self.control or ["docker", "compose"]), "-f", str(self.config)]
         rc, output = self._run([*base, "ps", "--all", "--format", "json", self.unit])
+        if rc != 0 and "no such service" in output:
+            return Status("absent", output.strip())
         if rc != 0:
             raise ComponentError(f"{' '.join(base)} ps failed with exit code {rc}: {output.strip()[:400]}")
         # Compose 2.21 and newer print one object a line, older ones an array.
@@ -160,5 +162,8 @@ class Component:
 
 
 def _objects(line: str) -> list[dict[str, Any]]:
-    parsed = json.loads(line)
+    try:
+        parsed = json.loads(line)
+    except ValueError:  # a warning that begins with a bracket
+        return []
     return parsed if isinstance(parsed, list) else [parsed]
