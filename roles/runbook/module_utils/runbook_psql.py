@@ -10,6 +10,7 @@ https://www.postgresql.org/docs/15/runtime-config-connection.html
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -208,7 +209,8 @@ class Session:
                 self._process.wait(timeout=10)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # what was written for a psql that is gone cannot be flushed any more
+                    stream.close()
 
     def execute(self, sql: str, limit_seconds: float | None = None) -> list[str]:
         """Run `sql` (one or more statements, no psql backslash commands) and return its output lines.
