@@ -161,7 +161,15 @@ def test_endless_output_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_values_reach_the_command_unharmed_through_its_environment_only(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
-    for value in (f"$(touch {trap})", f"`touch {trap}`", f"'; touch {trap}; '", f'"; touch {trap}; "', "two\nlines", "*", "a  b"):
+    for value in (
+        f"$(touch {trap})",
+        f"`touch {trap}`",
+        f"'; touch {trap}; '",
+        f'"; touch {trap}; "',
+        "two\nlines",
+        "*",
+        "a  b",
+    ):
         outcome = run_command('printf %s "$VALUE"', {**ENVIRONMENT, "VALUE": value}, 10)
         assert outcome.stdout == value
     assert not trap.exists()
@@ -212,7 +220,9 @@ def test_checks_run_at_the_same_time_and_come_back_in_their_order() -> None:
 def test_a_hanging_check_holds_up_nobody_and_ends_at_its_own_limit(tmp_path: Path) -> None:
     # The hanging checks end only by their limits; each of the others ends only after it has seen all of them hang.
     hanging = [check(f"hangs{n}", f"touch {tmp_path}/hangs{n}; sleep 300", timeout_seconds=2) for n in range(3)]
-    waits = f"until [ $(ls {tmp_path} | wc -l) -eq 3 ]; do sleep 0.05; done; pgrep -f 'touch {tmp_path}/hang[s]' | wc -l"
+    waits = (
+        f"until [ $(ls {tmp_path} | wc -l) -eq 3 ]; do sleep 0.05; done; pgrep -f 'touch {tmp_path}/hang[s]' | wc -l"
+    )
     others = [check("sees", waits, expect={"number": {"at_least": 3}}, timeout_seconds=30)]
     results = {r["id"]: r for r in probe([*hanging, *others], ENVIRONMENT)}
     assert results["sees"]["met"], results["sees"]
@@ -222,11 +232,18 @@ def test_a_hanging_check_holds_up_nobody_and_ends_at_its_own_limit(tmp_path: Pat
 
 def test_a_failure_becomes_a_finding_with_its_evidence() -> None:
     told = {"finding": "It is down", "severity": "critical", "remedy": "Start it"}
-    failing = check("up", "echo first; echo second; echo why >&2", expect={"empty": True}, otherwise=told, section="immediate")
+    failing = check(
+        "up", "echo first; echo second; echo why >&2", expect={"empty": True}, otherwise=told, section="immediate"
+    )
     result = probe([failing], ENVIRONMENT)[0]
     found = result["finding"]
     assert (result["met"], found["id"], found["check"], found["title"]) == (False, "up", "up", "It is down")
-    assert (found["severity"], found["remedy"], found["section"], found["state"]) == ("critical", "Start it", "immediate", "open")
+    assert (found["severity"], found["remedy"], found["section"], found["state"]) == (
+        "critical",
+        "Start it",
+        "immediate",
+        "open",
+    )
     assert (found["observed"], found["expected"]) == ("first (and 1 more lines)", "no output")
     assert found["evidence"] == "first\nsecond\nwhy"
 

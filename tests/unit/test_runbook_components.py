@@ -48,7 +48,14 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
     return Tools(tmp_path)
 
 
-def show(load: str = "loaded", active: str = "active", sub: str = "running", result: str = "success", status: int = 0, restarts: int = 0) -> str:
+def show(
+    load: str = "loaded",
+    active: str = "active",
+    sub: str = "running",
+    result: str = "success",
+    status: int = 0,
+    restarts: int = 0,
+) -> str:
     return (
         f"Result={result}\nNRestarts={restarts}\nExecMainStatus={status}\nLoadState={load}\nActiveState={active}\n"
         f"SubState={sub}\nActiveEnterTimestamp=Sun 2026-03-15 12:00:00 UTC\n"
@@ -60,7 +67,11 @@ def show(load: str = "loaded", active: str = "active", sub: str = "running", res
     [
         (show(), "running", "active (running), result success"),
         (show(active="reloading", sub="reload"), "running", "reloading (reload), result success"),
-        (show(active="activating", sub="auto-restart", result="exit-code"), "starting", "activating (auto-restart), result exit-code"),
+        (
+            show(active="activating", sub="auto-restart", result="exit-code"),
+            "starting",
+            "activating (auto-restart), result exit-code",
+        ),
         (show(active="failed", sub="failed", result="oom-kill"), "failed", "failed (failed), result oom-kill"),
         (show(active="inactive", sub="dead"), "stopped", "inactive (dead), result success"),
         (show(active="deactivating", sub="stop"), "stopped", "deactivating (stop), result success"),
@@ -83,7 +94,9 @@ def test_systemd_numbers(tools: Tools) -> None:
         "failed", "failed (failed), result exit-code", 5, 7, "Sun 2026-03-15 12:00:00 UTC"
     )
     # An older systemd does not count restarts and leaves the line out.
-    tools.answer("systemctl", "LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\nExecMainStatus=0\n")
+    tools.answer(
+        "systemctl", "LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\nExecMainStatus=0\n"
+    )
     assert Component("app", SYSTEMD).status().restarts == 0
 
 
@@ -107,7 +120,11 @@ def container(state: str, code: int = 0, status: str = "words") -> dict[str, Any
 )
 def test_compose_states_in_both_formats(tools: Tools, style: str, found: list[dict[str, Any]], status: Status) -> None:
     out = json.dumps(found) + "\n" if style == "array" else "".join(json.dumps(item) + "\n" for item in found)
-    tools.answer("docker", out, 'time="2026-03-15" level=warning msg="the attribute `version` is obsolete"\n[beware] of brackets\n')
+    tools.answer(
+        "docker",
+        out,
+        'time="2026-03-15" level=warning msg="the attribute `version` is obsolete"\n[beware] of brackets\n',
+    )
     assert Component("app", COMPOSE).status() == status
     assert tools.calls() == ["docker [compose] [-f] [/srv/compose.yml] [ps] [--all] [--format] [json] [app]"]
 
@@ -182,7 +199,10 @@ def test_verbs(tools: Tools, description: dict[str, Any], state: str) -> None:
     component.ensure(state)
     assert tools.calls() == [VERB_LINES[description["manager"]][state]]
     tools.answer(component.command("x")[0], "", "it would not\n", 5)
-    with pytest.raises(ComponentError, match=rf"{re.escape(component.command(VERBS[state])[0])} .* failed with exit code 5: it would not"):
+    with pytest.raises(
+        ComponentError,
+        match=rf"{re.escape(component.command(VERBS[state])[0])} .* failed with exit code 5: it would not",
+    ):
         component.ensure(state)
 
 
@@ -195,7 +215,7 @@ def test_verbs(tools: Tools, description: dict[str, Any], state: str) -> None:
     ],
 )
 def test_logs(tools: Tools, description: dict[str, Any], line: str) -> None:
-    tools.answer(line.split()[0], "log lines\n")
+    tools.answer(line.split(maxsplit=1)[0], "log lines\n")
     assert Component("app", description).logs(50) == "log lines\n"
     assert tools.calls() == [line]
 
@@ -213,13 +233,17 @@ def test_the_unit_is_named_like_the_component_unless_told(tools: Tools) -> None:
 
 @pytest.mark.parametrize("manager", [None, "upstart", ""])
 def test_an_unknown_manager(manager: str | None) -> None:
-    with pytest.raises(ComponentError, match=f"component app: manager is {manager!r}; it must be one of systemd, compose, supervisor"):
+    with pytest.raises(
+        ComponentError, match=f"component app: manager is {manager!r}; it must be one of systemd, compose, supervisor"
+    ):
         Component("app", {"manager": manager})
 
 
 @pytest.mark.parametrize("manager", ["compose", "supervisor"])
 def test_managers_that_need_a_file(manager: str) -> None:
-    with pytest.raises(ComponentError, match=f"component app: set config to the path of its {manager} configuration file"):
+    with pytest.raises(
+        ComponentError, match=f"component app: set config to the path of its {manager} configuration file"
+    ):
         Component("app", {"manager": manager, "unit": "app"})
 
 
@@ -233,7 +257,7 @@ def test_a_manager_that_is_not_installed(tools: Tools, monkeypatch: pytest.Monke
 
 def test_a_manager_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runbook_components, "COMMAND_TIMEOUT_SECONDS", 0.2)
-    with pytest.raises(ComponentError, match="exit code 124: sh: no answer within 0.2 s"):
+    with pytest.raises(ComponentError, match=r"exit code 124: sh: no answer within 0\.2 s"):
         Component("300", {"manager": "systemd", "control": ["sh", "-c", "exec sleep 300"]}).ensure("started")
 
 
@@ -275,7 +299,9 @@ startretries=0
 """
     )
     tools = Path(sys.executable).parent
-    daemon = subprocess.Popen([tools / "supervisord", "-n", "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    daemon = subprocess.Popen(
+        [tools / "supervisord", "-n", "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_until((folder / "s").exists, "supervisord listens")
         control = [str(tools / "supervisorctl")]
@@ -298,7 +324,7 @@ def test_a_real_supervisor_starts_restarts_reloads_and_stops(supervisor: dict[st
     first = pid_of(wait_until(lambda: tiny.status() if tiny.status().state == "running" else None, "it runs"))
     assert wait_until(lambda: "told on stderr" in tiny.logs(10), "its log is read")
     tiny.ensure("reloaded")
-    wait_until(lambda: (supervisor["folder"] / "signals").exists(), "it heard the signal")
+    wait_until((supervisor["folder"] / "signals").exists, "it heard the signal")
     assert pid_of(tiny.status()) == first
     tiny.ensure("restarted")
     second = pid_of(wait_until(lambda: tiny.status() if tiny.status().state == "running" else None, "it runs again"))

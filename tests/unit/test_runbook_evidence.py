@@ -16,7 +16,9 @@ NOW = datetime.datetime(2026, 3, 15, 14, 30, 5, tzinfo=datetime.timezone(datetim
 
 
 def verify(folder: Path) -> tuple[int, str]:
-    done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout
 
 
@@ -54,7 +56,9 @@ def test_only_the_owner_may_look(tmp_path: Path) -> None:
     assert stat.S_IMODE((folder / "a.txt").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "..", ".", "", "a b\nc", "SHA256SUMS", "CUSTODY", "-c"])
+@pytest.mark.parametrize(
+    "name", ["../../escape", "/etc/passwd", "..", ".", "", "a b\nc", "SHA256SUMS", "CUSTODY", "-c"]
+)
 def test_hostile_names_stay_in_the_folder_and_out_of_the_ledgers(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "x" / "run"
     keep(folder, {name: "text"}, "me", NOW)
@@ -101,8 +105,13 @@ def test_secrets_are_masked_and_what_is_around_them_stays(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     "text",
     [
-        "tokens used: many", "the secretary said: no", "passwords are hard", "http://host:8080/path", "prompt_tokens_total 12",
-        '{"total_tokens": 512, "token_count": 3}', "max_tokens=100",
+        "tokens used: many",
+        "the secretary said: no",
+        "passwords are hard",
+        "http://host:8080/path",
+        "prompt_tokens_total 12",
+        '{"total_tokens": 512, "token_count": 3}',
+        "max_tokens=100",
     ],
 )
 def test_what_is_no_secret_is_left_alone(text: str) -> None:

@@ -103,7 +103,11 @@ def test_a_damaged_lease_is_refused_by_name_and_left_alone(leases: Leases, conte
     take(leases, "one")
     path = leases.path(RESOURCE)
     path.write_text(content)
-    for use in (lambda: take(leases, "two"), lambda: leases.holder(RESOURCE, "two"), lambda: leases.release(RESOURCE, "one")):
+    for use in (
+        lambda: take(leases, "two"),
+        lambda: leases.holder(RESOURCE, "two"),
+        lambda: leases.release(RESOURCE, "one"),
+    ):
         if content == "null":  # as good as none
             use()
             break
@@ -171,7 +175,9 @@ def test_a_lease_is_kept_while_its_owner_lives_and_lapses_after_a_kill(tmp_path:
     first = {lease["resource"]: lease["expires_at"] for lease in leases.list()}
     assert set(first) == {RESOURCE, "second"}
     # Renewed beyond its first end, for both resources.
-    wait_until(lambda: all(lease["expires_at"] > first[lease["resource"]] + 1.2 for lease in leases.list()), "renewed twice")
+    wait_until(
+        lambda: all(lease["expires_at"] > first[lease["resource"]] + 1.2 for lease in leases.list()), "renewed twice"
+    )
     with pytest.raises(LeaseHeld):
         take(leases, "two")
     os.kill(owner.pid or 0, signal.SIGKILL)
@@ -190,7 +196,11 @@ def test_renewal_ends_with_the_block_and_survives_a_bad_moment(tmp_path: Path) -
         path.write_text("{")  # for a moment, such as a file system that is full or gone
         time.sleep(0.3)
         path.write_text(good)
-        wait_until(lambda: json.loads(path.read_text())["expires_at"] > json.loads(good)["expires_at"] + 0.3, "renewed again", 10)
+        wait_until(
+            lambda: json.loads(path.read_text())["expires_at"] > json.loads(good)["expires_at"] + 0.3,
+            "renewed again",
+            10,
+        )
     assert threading.active_count() == threads
 
 

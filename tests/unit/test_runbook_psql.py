@@ -38,7 +38,16 @@ def session(server: Server) -> Iterator[Session]:
 
 @pytest.mark.parametrize(
     ("value", "sql"),
-    [(None, "NULL"), (True, "true"), (False, "false"), (5, "5"), (-1.5, "-1.5"), ("it's", "'it''s'"), ("", "''"), ("\\", "'\\'")],
+    [
+        (None, "NULL"),
+        (True, "true"),
+        (False, "false"),
+        (5, "5"),
+        (-1.5, "-1.5"),
+        ("it's", "'it''s'"),
+        ("", "''"),
+        ("\\", "'\\'"),
+    ],
 )
 def test_literals(value: object, sql: str) -> None:
     assert literal(value) == sql
@@ -66,7 +75,11 @@ def test_any_text_comes_back_from_a_real_server_as_it_was(session: Session, text
 
 @pytest.mark.server
 @REAL_SERVER
-@given(st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), st.none()))
+@given(
+    st.one_of(
+        st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), st.none()
+    )
+)
 def test_any_number_comes_back_from_a_real_server_as_it_was(session: Session, value: object) -> None:
     kind = {bool: "boolean", int: "bigint", float: "float8"}.get(type(value), "text")
     # A minus binds less than a cast, so -2^63 needs its parentheses.
@@ -80,7 +93,12 @@ def test_any_number_comes_back_from_a_real_server_as_it_was(session: Session, va
 @example("\\' password=x")
 def test_any_connection_value_is_one_value(text: str) -> None:
     assert parsed(Connection(text, text, 5432, text).conninfo()) == {
-        "dbname": text, "host": text, "port": "5432", "user": text, "application_name": "llmct-maint", "connect_timeout": "5",
+        "dbname": text,
+        "host": text,
+        "port": "5432",
+        "user": text,
+        "application_name": "llmct-maint",
+        "connect_timeout": "5",
     }
 
 
@@ -141,9 +159,16 @@ def test_warnings_are_kept_and_are_no_errors(session: Session) -> None:
 def test_the_users_own_settings_change_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rc = tmp_path / "psqlrc"
     rc.write_text("\\pset format html\n\\set ON_ERROR_STOP on\n")
-    for name, value in {"PSQLRC": str(rc), "PGHOST": "/nowhere", "PGOPTIONS": "-c datestyle=german", "PGTZ": "Asia/Tokyo"}.items():
+    for name, value in {
+        "PSQLRC": str(rc),
+        "PGHOST": "/nowhere",
+        "PGOPTIONS": "-c datestyle=german",
+        "PGTZ": "Asia/Tokyo",
+    }.items():
         monkeypatch.setenv(name, value)
-    server.sql("ALTER ROLE postgres SET standard_conforming_strings = off; ALTER ROLE postgres SET datestyle = 'German'")
+    server.sql(
+        "ALTER ROLE postgres SET standard_conforming_strings = off; ALTER ROLE postgres SET datestyle = 'German'"
+    )
     try:
         with Session(server.connection()) as session:
             assert session.value(f"SELECT {literal(chr(92) + 'n')} AS t") == "\\n"
@@ -157,7 +182,7 @@ def test_a_session_that_is_ended_by_the_server(server: Server) -> None:
     with Session(server.connection()) as lost, Session(server.connection()) as other:
         pid = lost.value("SELECT pg_backend_pid() AS p")
         other.execute(f"SELECT pg_terminate_backend({pid}, 10000)")
-        with pytest.raises(PsqlUnreachable, match="terminating connection|server closed the connection"):
+        with pytest.raises(PsqlUnreachable, match=r"terminating connection|server closed the connection"):
             lost.execute("SELECT 1")
         with pytest.raises(PsqlUnreachable):
             lost.execute("SELECT 1")
@@ -178,7 +203,11 @@ def test_no_answer_within_the_limit_ends_the_statement_on_the_server_too(server:
         pid = slow.value("SELECT pg_backend_pid() AS p")
         with pytest.raises(PsqlUnreachable, match="no answer within the time limit"):
             slow.execute("SELECT pg_sleep(300)", limit_seconds=0.3)
-    wait_until(lambda: server.sql(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}") == ["0"], "its session is gone", 10)
+    wait_until(
+        lambda: server.sql(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}") == ["0"],
+        "its session is gone",
+        10,
+    )
 
 
 @pytest.mark.server
@@ -205,18 +234,28 @@ def test_statement_ends_that_differ(session: Session) -> None:
     [
         ("psql (PostgreSQL) 12.22 (Debian 12.22-1)", 0, "psql 12 is too old: 13 or newer is needed"),
         ("psql (PostgreSQL) 9.6.24", 0, "psql 9 is too old"),
-        ("Error: You must install at least one postgresql-client-<version> package", 0, "--version failed: Error: You must install"),
+        (
+            "Error: You must install at least one postgresql-client-<version> package",
+            0,
+            "--version failed: Error: You must install",
+        ),
         ("", 1, "--version failed"),
     ],
 )
-def test_clients_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, rc: int, message: str) -> None:
+def test_clients_that_will_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, rc: int, message: str
+) -> None:
     with pytest.raises(PsqlUnreachable, match=message):
         client_version(fake_client(tmp_path, monkeypatch, out, rc))
 
 
 @pytest.mark.parametrize(
     ("out", "major"),
-    [("psql (PostgreSQL) 13.0", 13), ("psql (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", 15), ("psql (PostgreSQL) 19beta1", 19)],
+    [
+        ("psql (PostgreSQL) 13.0", 13),
+        ("psql (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", 15),
+        ("psql (PostgreSQL) 19beta1", 19),
+    ],
 )
 def test_clients_that_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, major: int) -> None:
     assert client_version(fake_client(tmp_path, monkeypatch, out, 0)) == major

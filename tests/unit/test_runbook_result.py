@@ -101,8 +101,15 @@ def test_accepting_changes_nothing_that_was_handed_in() -> None:
 
 
 def test_facts_before_and_after() -> None:
-    first = {"version": "15", "tables": [{"name": "a", "bytes": 10, "dead": 5}, {"name": "gone", "bytes": 3, "dead": 0}]}
-    last = {"version": "15", "tables": [{"name": "a", "bytes": 6, "dead": 0}, {"name": "new", "bytes": 1, "dead": 0}], "list": [1, 2]}
+    first = {
+        "version": "15",
+        "tables": [{"name": "a", "bytes": 10, "dead": 5}, {"name": "gone", "bytes": 3, "dead": 0}],
+    }
+    last = {
+        "version": "15",
+        "tables": [{"name": "a", "bytes": 6, "dead": 0}, {"name": "new", "bytes": 1, "dead": 0}],
+        "list": [1, 2],
+    }
     assert before_and_after([first, {"tables": []}, last]) == {
         "version": "15",
         "list": [1, 2],

@@ -78,5 +78,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_ours_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As root nothing is closed to us, so the answer of the system is put in its place.
     monkeypatch.setattr(runbook_state.os, "access", lambda path, mode: False)
-    with pytest.raises(StateError, match=f"{tmp_path} is not writable for this user; set runbook_state_dir or use become"):
+    with pytest.raises(
+        StateError, match=f"{tmp_path} is not writable for this user; set runbook_state_dir or use become"
+    ):
         ensure_folder(tmp_path)
