@@ -39,8 +39,7 @@ def test_the_time_limit_gives_124_and_leaves_nothing(runbook: Runbook) -> None:
 def test_a_signal_gives_130_and_leaves_nothing(runbook: Runbook, number: signal.Signals) -> None:
     command, marker, nap = slow(runbook)
     process = runbook.start(*command)
-    until(marker.exists)
-    assert processes_with(f"sleep\0{nap}")
+    until(lambda: processes_with(f"sleep\0{nap}"))
     process.send_signal(number)
     done = finish(process)
     assert (done.code, runbook.record["state"]) == (130, "cancelled"), done.err

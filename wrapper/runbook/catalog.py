@@ -17,11 +17,7 @@ from runbook.schema import SchemaError, build
 
 Severity = Literal["info", "warning", "critical"]
 Part = Literal["app", "database", "cache", "proxy", "collector", "monitoring", "control"]
-_ID, _SLUG, _VARIABLE = (
-    re.compile("[a-z][a-z0-9_-]*"),
-    re.compile("[a-z][a-z0-9-]*"),
-    re.compile("[A-Za-z_][A-Za-z0-9_]*"),
-)
+_ID, _SLUG, _VARIABLE = "[a-z][a-z0-9_-]*", "[a-z][a-z0-9-]*", "[A-Za-z_][A-Za-z0-9_]*"
 _SLUG_LINE = re.compile(r"^slug:\s*['\"]?([\w-]+)", re.M)
 
 
@@ -61,6 +57,13 @@ class Bounds:
     at_least: float | str | None = None
     between: list[float | str] | None = None
 
+    def words(self) -> str:
+        low, high = self.between or (self.at_least, self.at_most)
+        below, above = (f"{x:g}" if isinstance(x, float) else str(x) for x in (low, high))
+        if low is not None and high is not None:
+            return f"a number between {below} and {above}"
+        return f"a number of at most {above}" if high is not None else f"a number of at least {below}"
+
 
 @dataclass(frozen=True)
 class Expect:
@@ -73,9 +76,7 @@ class Expect:
 
     def words(self) -> str:
         """Return what the output must be, as the end of a sentence."""
-        told = []
-        if self.rc is not None:
-            told.append(f"exit status {self.rc}")
+        told = [f"exit status {self.rc}"] if self.rc is not None else []
         if self.json is not None:
             told.append(f"JSON whose `{self.json}` is `{self.equals}`")
         elif self.equals is not None:
@@ -83,23 +84,10 @@ class Expect:
         if self.matches is not None:
             told.append(f"output that matches `{self.matches}`")
         if self.number is not None:
-            told.append(_range(self.number))
+            told.append(self.number.words())
         if self.empty is not None:
             told.append("no output" if self.empty else "some output")
         return " and ".join(told) or "exit status 0"
-
-
-def _range(number: Bounds) -> str:
-    low, high = number.between or (number.at_least, number.at_most)
-    if low is not None and high is not None:
-        return f"a number between {_plain(low)} and {_plain(high)}"
-    return (
-        f"a number of at most {_plain(high)}" if high is not None else f"a number of at least {_plain(low)}"
-    )
-
-
-def _plain(limit: float | str | None) -> str:
-    return f"{limit:g}" if isinstance(limit, float) else str(limit)
 
 
 @dataclass(frozen=True)
@@ -123,9 +111,6 @@ class Check:
     user: str | None = None
     shows: str = ""
 
-    def __post_init__(self) -> None:
-        _must_match(_ID, self.id)
-
 
 @dataclass(frozen=True)
 class Step:
@@ -133,9 +118,6 @@ class Step:
     kind: Literal["read", "change", "destructive", "manual"]
     does: str
     verify: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        _must_match(_ID, self.id)
 
 
 @dataclass(frozen=True)
@@ -169,17 +151,18 @@ class Runbook:
 
     def __post_init__(self) -> None:
         _must_match(_SLUG, self.slug)
-        for name in (*self.environment, *self.secrets):
-            _must_match(_VARIABLE, name)
+        _must_match(_VARIABLE, *self.environment, *self.secrets)
         if self.time_limit_seconds <= 0:
             raise ValueError(f"time_limit_seconds is {self.time_limit_seconds}; it must be above 0")
-        for what, names in (("check", [c.id for c in self.checks]), ("step", [s.id for s in self.steps])):
+        checks, steps = [check.id for check in self.checks], [step.id for step in self.steps]
+        for what, names in (("check", checks), ("step", steps)):
+            _must_match(_ID, *names)
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{what} ids occur twice: {', '.join(sorted(twice))}")
-        known = {check.id for check in self.checks}
         wanted = [(f"step {step.id}", step.verify) for step in self.steps]
-        for who, names in [*wanted, *((f"check {check.id}", check.needs) for check in self.checks)]:
-            if missing := set(names) - known:
+        wanted += [(f"check {check.id}", check.needs) for check in self.checks]
+        for who, names in wanted:
+            if missing := set(names) - set(checks):
                 raise ValueError(f"{who} names checks that do not exist: {', '.join(sorted(missing))}")
 
     def section(self, name: str) -> list[Check]:
@@ -189,9 +172,10 @@ class Runbook:
         return next((step for step in self.steps if step.id == name), None)
 
 
-def _must_match(pattern: re.Pattern[str], text: str) -> None:
-    if not pattern.fullmatch(text):
-        raise ValueError(f"the name {text!r} is not of the form {pattern.pattern}")
+def _must_match(pattern: str, *names: str) -> None:
+    for name in names:
+        if not re.fullmatch(pattern, name):
+            raise ValueError(f"the name {name!r} is not of the form {pattern}")
 
 
 def load_yaml(text: str) -> Any:
@@ -220,7 +204,6 @@ class Catalog:
     """The project's runbooks by slug; files are parsed when asked for."""
 
     def __init__(self, project: Project) -> None:
-        self.project = project
         self._paths: dict[str, Path] = {}
         for path in sorted(project.roles.glob("*/meta/runbook.yml")):
             if found := _SLUG_LINE.search(path.read_text()):
@@ -233,9 +216,8 @@ class Catalog:
     def get(self, slug: str) -> Runbook:
         """Given a slug, return its runbook. Raise BadInput with the nearest match when there is none."""
         if slug not in self._paths:
-            raise BadInput(
-                f'There is no runbook "{slug}".{nearest(slug, self.slugs)}', "`runbook list` shows them all."
-            )
+            guess = nearest(slug, self.slugs)
+            raise BadInput(f'There is no runbook "{slug}".{guess}', "`runbook list` shows them all.")
         return load_runbook(self._paths[slug])
 
     def runbooks(self, tools: bool = False) -> list[Runbook]:

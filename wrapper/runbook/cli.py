@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from runbook import __version__, errors
 from runbook.project import Project, find_project, state_dir
@@ -21,6 +21,7 @@ from runbook.project import Project, find_project, state_dir
 if TYPE_CHECKING:
     from runbook.record import Record, Store
 
+_SECONDS = click.FloatRange(min=0, min_open=True)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -43,26 +44,24 @@ def _print_json(data: Any) -> None:
     click.echo(json.dumps(shared().data(data), indent=2, default=str))
 
 
-def complete_slugs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_slugs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     from runbook.catalog import Catalog
 
-    catalog = Catalog(_project(ctx))
-    return [CompletionItem(slug) for slug in catalog.slugs if slug.startswith(incomplete)]
+    return [slug for slug in Catalog(_project(ctx)).slugs if slug.startswith(incomplete)]
 
 
-def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     from runbook.record import Store
 
     names = ["last", *Store(state_dir()).ids()[:50]]
-    return [
-        CompletionItem(name) for name in names if name.startswith(incomplete.upper()) or name == incomplete
-    ]
+    return [name for name in names if name.startswith((incomplete, incomplete.upper()))]
 
 
 inventory_option = click.option(
     "-i", "--inventory", multiple=True, envvar="RUNBOOK_INVENTORY", metavar="INVENTORY",
     help="Inventory file or folder, or the name of one of the project's own. Repeatable.",
 )  # fmt: skip
+limit_option = click.option("-l", "--limit", metavar="HOSTS", help="Only these hosts or groups of the inventory.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 run_argument = click.argument("run_id", metavar="ID", shell_complete=complete_runs)
 slug_argument = click.argument("slug", metavar="RUNBOOK", shell_complete=complete_slugs)
@@ -120,7 +119,7 @@ class RunCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from runbook.catalog import Catalog
-        from runbook.runs import all_options
+        from runbook.inputs import frame_options, load_options
 
         project = _project(ctx)
         catalog = Catalog(project)
@@ -129,11 +128,10 @@ class RunCommand(click.Command):
             with formatter.section("Runbooks"):
                 formatter.write_text(", ".join(catalog.slugs) or "none")
             return
-        for title, options in zip(
-            (f"Inputs of {slug}", "Inputs of every run"), all_options(project, catalog.get(slug)), strict=True
-        ):
+        own = load_options(project.roles / catalog.get(slug).role)
+        for title, options in ((slug, own), ("every run", frame_options(project.roles))):
             if options:
-                with formatter.section(f"{title} (--set name=value)"):
+                with formatter.section(f"Inputs of {title} (--set name=value)"):
                     formatter.write_dl([(name, _describe(option)) for name, option in options.items()])
 
 
@@ -151,61 +149,31 @@ def _describe(option: Any) -> str:
 @cli.command(cls=RunCommand)
 @slug_argument
 @inventory_option
-@click.option("-l", "--limit", metavar="HOSTS", help="Only these hosts or groups of the inventory.")
-@click.option(
-    "--check", is_flag=True, help="Change nothing; show what would be done. Exit code 6 if there is work."
-)
+@limit_option
+@click.option("--check", is_flag=True, help="Change nothing, show what would be done; exit code 6 if any.")
 @click.option("--diff", is_flag=True, help="Show what changes, line by line, with -v.")
-@click.option(
-    "--set", "sets", multiple=True, metavar="NAME=VALUE|@FILE", help="An input, or a YAML file of inputs."
-)
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE|@FILE", help="An input, or a file of them.")
 @click.option("--reason", default="", help="Why this is done; kept in the record.")
 @click.option("--ticket", default="", help="The ticket or incident this belongs to; kept in the record.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Time limit in seconds."
-)
+@click.option("--timeout", type=_SECONDS, metavar="S", help="Time limit in seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the finished record as JSON.")
 @click.option("--jsonl", is_flag=True, help="Print events as they happen, one JSON object a line.")
 @click.option("-v", "--verbose", count=True, help="Show every task; twice and more: Ansible's own verbosity.")
 @click.pass_context
-def run(ctx: click.Context, /, slug: str, **options: Any) -> int:
+def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked: Any) -> int:
     """Carry out a runbook. `runbook run RUNBOOK --help` lists its inputs."""
-    from runbook.runs import Request, execute
+    from runbook.runs import Observer, Request, execute
 
-    project = _project(ctx)
-    request = Request(
-        slug=slug,
-        inventory=options["inventory"],
-        limit=options["limit"],
-        check=options["check"],
-        diff=options["diff"],
-        sets=options["sets"],
-        reason=options["reason"],
-        ticket=options["ticket"],
-        timeout_seconds=options["timeout"],
-        verbosity=max(options["verbose"] - 1, int(options["diff"] and options["verbose"] > 1)),
-    )
-    store = _store(ready=True)
-    observer = LazyTerminal(options["jsonl"], options["as_json"], options["verbose"])
-    record = execute(project, store, request, observer)
-    click.echo(f"Record: {store.folder(record.id) / 'run.json'}", err=True)
-    return record.exit_code or 0
-
-
-class LazyTerminal:
-    """Stands in for render.Terminal, which is imported only when Ansible is already at work."""
-
-    def __init__(self, jsonl: bool, as_json: bool, verbosity: int) -> None:
-        self._arguments = (jsonl, as_json, verbosity)
-
-    def __getattr__(self, name: str) -> Any:
+    def terminal() -> Observer:
         from runbook.render import Terminal
 
-        terminal = Terminal(*self._arguments)
-        self.__dict__.update(
-            {m: getattr(terminal, m) for m in ("started", "event", "step", "notice", "finished")}
-        )
-        return self.__dict__[name]
+        return Terminal(jsonl, as_json, verbose)
+
+    request = Request(verbosity=max(verbose - 1, int(asked["diff"] and verbose > 1)), **asked)
+    project, store = _project(ctx), _store(ready=True)
+    record = execute(project, store, request, terminal)
+    click.echo(f"Record: {store.folder(record.id) / 'run.json'}", err=True)
+    return record.exit_code or 0
 
 
 @cli.group()
@@ -214,9 +182,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.option(
-    "--runbook", "slug", metavar="RUNBOOK", shell_complete=complete_slugs, help="Only this runbook's runs."
-)
+@click.option("--runbook", "slug", metavar="RUNBOOK", shell_complete=complete_slugs, help="Only its runs.")
 @click.option("--failed", is_flag=True, help="Only runs that did not succeed.")
 @click.option("--host", metavar="HOST", help="Only runs that touched this host.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
@@ -224,9 +190,8 @@ def runs() -> None:
 def runs_list(slug: str | None, failed: bool, host: str | None, limit: int, as_json: bool) -> int:
     """List runs, newest first."""
     from runbook.overview import show_runs
-    from runbook.runs import select
 
-    found = select(_store(), slug, failed, host, limit)
+    found = list(islice(_store().select(slug, failed, host), limit))
     _print_json(found) if as_json else show_runs(found)
     return 0
 
@@ -264,9 +229,7 @@ def runs_replay(run_id: str) -> int:
 @run_argument
 @click.option("--html", "form", flag_value="html", help="One self-contained page.")
 @click.option("--markdown", "form", flag_value="markdown", default=True, help="Markdown (the default).")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; else stdout."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write; else stdout.")
 def runs_report(run_id: str, form: str, output: Path | None) -> int:
     """Write a report of a run, for people."""
     from runbook.report import report
@@ -279,31 +242,30 @@ def runs_report(run_id: str, form: str, output: Path | None) -> int:
     try:
         output.write_text(text)
     except OSError as error:
-        raise errors.BadInput(
-            f"{output} cannot be written: {error.strerror}", "Name another file with -o."
-        ) from error
+        said = f"{output} cannot be written: {error.strerror}"
+        raise errors.BadInput(said, "Name another file with -o.") from error
     click.echo(f"Report: {output.absolute()}", err=True)
     return 0
 
 
 @cli.command()
 @inventory_option
-@click.option("-l", "--limit", metavar="HOSTS", help="Only these hosts or groups of the inventory.")
+@limit_option
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, inventory: tuple[str, ...], limit: str | None, as_json: bool) -> int:
     """Tell whether runbooks can be carried out from here, and what to do where not."""
-    from runbook.doctor import examine, show_results
+    from runbook.doctor import examine, show_examined
 
     results = examine(_project(ctx), inventory, limit)
-    _print_json([vars(result) for result in results]) if as_json else show_results(results)
+    _print_json([vars(result) for result in results]) if as_json else show_examined(results)
     return 0 if all(result.ok for result in results) else 1
 
 
 @cli.command()
 @slug_argument
 @inventory_option
-@click.option("-l", "--limit", metavar="HOST", help="The host whose environment is wanted.")
+@limit_option
 @click.option("--secrets", is_flag=True, help="Print secret values as well; they end up in your shell.")
 @click.pass_context
 def env(ctx: click.Context, slug: str, inventory: tuple[str, ...], limit: str | None, secrets: bool) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from runbook.catalog import Catalog, Check, Runbook
 from runbook.errors import ExitCode
@@ -25,17 +26,17 @@ KINDS = {
 }
 
 
-def templates(autoescape: bool) -> Environment:
-    loader = PackageLoader("runbook", "templates")
+def template(name: str, **filters: Any) -> Template:
+    """Return one of the wrapper's templates; what goes into HTML is escaped, all of it."""
     env = Environment(
-        loader=loader,
-        autoescape=autoescape,  # noqa: S701  Markdown is text; HTML is escaped, all of it
+        loader=PackageLoader("runbook", "templates"),
+        autoescape=name.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters["duration"] = duration
-    return env
+    env.filters |= {"duration": duration, "cell": cell, **filters}
+    return env.get_template(name)
 
 
 def cell(text: object) -> str:
@@ -45,9 +46,7 @@ def cell(text: object) -> str:
 
 def fence(text: str, language: str) -> str:
     """Given text, return it as a code block that no backtick inside can end."""
-    ticks = "```"
-    while ticks in text:
-        ticks += "`"
+    ticks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 
 
@@ -65,18 +64,15 @@ def resolved(text: str, options: dict[str, Option]) -> str:
 
     def show(found: re.Match[str]) -> str:
         option = options.get(found[1])
-        return (
-            f"{option.default} (`{found[1]}`)" if option and option.default is not None else f"`{found[1]}`"
-        )
+        known = option is not None and option.default is not None
+        return f"{option.default} (`{found[1]}`)" if option and known else f"`{found[1]}`"
 
     return re.sub(r"`?\{\{ *(\w+) *\}\}`?", show, text)
 
 
 def default_text(option: Option) -> str:
-    if option.required:
-        return "required"
-    if option.default is None:
-        return ""
+    if option.required or option.default is None:
+        return "required" if option.required else ""
     text = option.default if isinstance(option.default, str) else json.dumps(option.default, default=str)
     return f"`{text}`" if text else "empty"
 
@@ -90,12 +86,7 @@ def remedy(runbook: Runbook, check: Check) -> str:
 
 
 def _label(text: str) -> str:
-    words, lines = text.replace('"', "#quot;").split(), [""]
-    for word in words:
-        if len(lines[-1]) + len(word) > 32:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "<br/>".join(lines)
+    return "<br/>".join(textwrap.wrap(text.replace('"', "#quot;"), 33, break_long_words=False, break_on_hyphens=False))
 
 
 def flowchart(runbook: Runbook) -> str:
@@ -136,12 +127,8 @@ def page(project: Project, runbook: Runbook, diagram: bool = True) -> str:
 
 
 def _render(name: str, **values: Any) -> str:
-    env = templates(autoescape=False)
-    env.filters |= {"cell": cell, "default_text": default_text}
-    env.globals |= {"fence": fence, "kinds": KINDS}
-    lines = [line.rstrip() for line in env.get_template(name).render(values).splitlines()]
-    kept = [line for at, line in enumerate(lines) if line or (at and lines[at - 1])]
-    return "\n".join(kept).strip() + "\n"
+    text = template(name, default_text=default_text).render(values, fence=fence, kinds=KINDS)
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
 def pages(project: Project) -> dict[Path, str]:

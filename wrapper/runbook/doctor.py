@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,15 +14,14 @@ from pathlib import Path
 from runbook import inventory
 from runbook.catalog import Catalog
 from runbook.errors import RunbookError
-from runbook.events import Collector
 from runbook.project import Project, state_dir
-from runbook.record import Record, Source, Store, new_id
-from runbook.redact import shared
-from runbook.render import consoles, plain
-from runbook.runner import Job, private_root
+from runbook.record import Store
+from runbook.render import consoles, plain, table
+from runbook.runner import private_root
 from runbook.runs import ask
+from runbook.units import counted
 
-_TESTED_CORE = (2, 19)
+_TESTED_CORE = "2.19"
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,25 @@ class Result:
 def examine(project: Project, inventories: tuple[str, ...], limit: str | None) -> list[Result]:
     """Return what was examined, in the order in which faults should be cured."""
     results = [_python(), _package("ansible-core"), _package("ansible-runner"), _playbook_command()]
-    results += [_catalog(project), _state(), _private(), _terminal()]
-    if inventories:
-        results += _inventory(project, inventories, limit)
-    else:
-        results.append(
-            Result("inventory", True, "not examined; name one with -i to have its hosts examined too")
-        )
-    return results
+    looks: dict[str, Callable[[], Result]] = {"runbooks": lambda: _catalog(project), "records": _records}
+    for name, look in looks.items():
+        try:
+            results.append(look())
+        except RunbookError as error:
+            results.append(Result(name, False, str(error), error.remedy))
+    results += [_private(), _terminal()]
+    if not inventories:
+        return [*results, Result("inventory", True, "not examined; name one with -i to examine its hosts")]
+    try:
+        return [*results, *_inventory(project, inventories, limit)]
+    except RunbookError as error:
+        return [*results, Result("inventory", False, str(error), error.remedy)]
 
 
 def _python() -> Result:
     have = ".".join(map(str, sys.version_info[:3]))
-    return Result(
-        "python", sys.version_info >= (3, 11), f"{have} at {sys.executable}", "Install Python 3.11 or newer."
-    )
+    good = sys.version_info >= (3, 11)
+    return Result("python", good, f"{have} at {sys.executable}", "Install Python 3.11 or newer.")
 
 
 def _package(name: str) -> Result:
@@ -57,101 +61,81 @@ def _package(name: str) -> Result:
         have = version(name)
     except PackageNotFoundError:
         return Result(name, False, "not installed", f"{sys.executable} -m pip install {name}")
-    if name == "ansible-core" and tuple(map(int, have.split(".")[:2])) != _TESTED_CORE:
-        wanted = ".".join(map(str, _TESTED_CORE))
-        return Result(name, False, f"{have}, tested is {wanted}", f"Install {name}~={wanted}.0.")
+    if name == "ansible-core" and not have.startswith(f"{_TESTED_CORE}."):
+        return Result(name, False, f"{have}, tested is {_TESTED_CORE}", f"Install {name}~={_TESTED_CORE}.0.")
     return Result(name, True, have)
 
 
 def _playbook_command() -> Result:
-    beside = Path(sys.executable).parent / "ansible-playbook"
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("ansible-playbook")
+    name = "ansible-playbook"
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
     if found is None:
-        return Result("ansible-playbook", False, "not found", f"{sys.executable} -m pip install ansible-core")
+        return Result(name, False, "not found", f"{sys.executable} -m pip install ansible-core")
     try:
         done = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Result("ansible-playbook", False, f"{found}: {error}", "Reinstall ansible-core.")
-    said = (done.stdout or done.stderr).strip().splitlines()
+        return Result(name, False, f"{found}: {error}", "Reinstall ansible-core.")
+    said = "" if done.returncode == 0 else f": {(done.stderr or done.stdout).strip()}"
     remedy = "Set LC_ALL to a UTF-8 locale such as C.UTF-8, or reinstall ansible-core."
-    return Result(
-        "ansible-playbook", done.returncode == 0, f"{found}: {said[0] if said else 'silent'}", remedy
-    )
+    return Result(name, done.returncode == 0, f"{found}{said}", remedy)
 
 
 def _catalog(project: Project) -> Result:
-    try:
-        runbooks = Catalog(project).runbooks(tools=True)
-    except RunbookError as error:
-        return Result("runbooks", False, str(error), error.remedy)
+    runbooks = Catalog(project).runbooks(tools=True)
     missing = [runbook.slug for runbook in runbooks if not project.playbook(runbook.slug).exists()]
     if missing:
         return Result("runbooks", False, f"without a playbook: {', '.join(missing)}", "Restore the project.")
-    return Result(
-        "runbooks", bool(runbooks), f"{len(runbooks)} in {project.root}", "Name a project with --project."
-    )
+    said = f"{len(runbooks)} in {project.root}"
+    return Result("runbooks", bool(runbooks), said, "Name a project with --project.")
 
 
-def _state() -> Result:
-    root = state_dir()
-    try:
-        Store(root).prepare()
-    except RunbookError as error:
-        return Result("records", False, str(error), error.remedy)
-    return Result("records", True, f"{root} is writable, {len(Store(root).ids())} runs")
+def _records() -> Result:
+    store = Store(state_dir())
+    store.prepare()
+    return Result("records", True, f"{store.root} is writable, {counted(len(store.ids()), 'run')}")
 
 
 def _private() -> Result:
     place = private_root()
+    command = ["stat", "-f", "-c", "%T", str(place)]
     try:
-        kind = subprocess.run(
-            ["stat", "-f", "-c", "%T", str(place)], capture_output=True, text=True, check=False
-        )
-        in_memory = kind.stdout.strip() in ("tmpfs", "ramfs")
+        kind = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
-        in_memory = False
+        kind = "unknown"
+    in_memory = kind in ("tmpfs", "ramfs")
+    said = f"{place} is {'in memory' if in_memory else 'on a disk'}"
     remedy = "Set XDG_RUNTIME_DIR to a folder on tmpfs; inputs touch a disk for a moment until then."
-    return Result(
-        "private folder", in_memory, f"{place} is {'in memory' if in_memory else 'on a disk'}", remedy
-    )
+    return Result("private folder", in_memory, said, remedy)
 
 
 def _terminal() -> Result:
-    color = "no colour (NO_COLOR)" if os.environ.get("NO_COLOR") else "colour"
-    kind = f"a terminal, {color}" if sys.stderr.isatty() else "none: plain lines, and nothing is ever asked"
-    return Result("terminal", True, kind)
+    if not sys.stderr.isatty():
+        return Result("terminal", True, "none: plain lines, and nothing is ever asked")
+    return Result("terminal", True, "no colour (NO_COLOR)" if os.environ.get("NO_COLOR") else "colour")
 
 
 def _inventory(project: Project, names: tuple[str, ...], limit: str | None) -> list[Result]:
-    try:
-        paths = inventory.resolve(names, project)
-        inventory.inspect(paths, shared())
-    except RunbookError as error:
-        return [Result("inventory", False, str(error), error.remedy)]
+    paths = inventory.resolve(names, project)
     play = {"hosts": "all", "gather_facts": False, "tasks": [{"name": "Reach", "ansible.builtin.ping": {}}]}
-    collector = Collector(Record(runbook="doctor", title="Doctor", project=Source(root=str(project.root))))
-    job = Job(new_id(), project, Path("play.json"), paths, limit=limit)
-    for event in ask(project, job, files={"play.json": [play]}):
-        collector.feed(shared().data(event))
-    hosts, tally = collector.record.hosts, collector.tally
-    shown = ", ".join(map(str, paths))
+    answer = ask(project, paths, limit, play, {})
+    hosts, shown = sorted(answer.record.hosts), ", ".join(map(str, paths))
     if not hosts:
-        said = [line for line in tally.errors if "ERROR" in line] or tally.errors[-2:] or ["no hosts"]
-        return [
-            Result("inventory", False, f"{shown}: {' '.join(said)}", "Correct the inventory, or check -l.")
-        ]
-    results = [Result("inventory", True, f"{shown}: {len(hosts)} host{'s' if len(hosts) != 1 else ''}")]
-    failed = {failure.host: failure.message for failure in tally.failures} | tally.unreachable
-    for host in sorted(hosts):
+        return [Result("inventory", False, f"{shown}: {answer.end.message}", answer.end.remedy)]
+    results = [Result("inventory", True, f"{shown}: {counted(len(hosts), 'host')}")]
+    failed = {failure.host: failure.message for failure in answer.tally.failures} | answer.tally.unreachable
+    for host in hosts:
         remedy = f"Try: ansible {host} -i {paths[0]} -m ping -vvv (address, key, user, Python on the host)"
         results.append(Result(f"host {host}", host not in failed, failed.get(host, "answers"), remedy))
     return results
 
 
-def show_results(results: list[Result]) -> None:
-    out, _ = consoles()
+def show_examined(results: list[Result]) -> None:
+    rows = []
     for result in results:
-        mark = plain("ok  ", "green") if result.ok else plain("FAIL", "bold red")
-        out.print(mark, plain(f"{result.name:<18}"), plain(result.detail), soft_wrap=True)
+        mark = plain("ok", "green") if result.ok else plain("FAIL", "bold red")
+        told = plain(result.detail)
         if not result.ok and result.remedy:
-            out.print(plain(f"     {'':<18}{result.remedy}", "yellow"), soft_wrap=True)
+            told.append("\n").append_text(plain(result.remedy, "yellow"))
+        rows.append((mark, result.name, told))
+    consoles()[0].print(table(("", "", ""), rows))

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 from runbook import inventory
 from runbook.catalog import Catalog, load_yaml
 from runbook.errors import BadInput, RunbookError
-from runbook.events import Collector, verdict
 from runbook.project import Project
-from runbook.record import Record, Source, new_id
-from runbook.redact import is_secret_name, shared
-from runbook.runner import Job
+from runbook.redact import is_secret_name
 from runbook.runs import ask
-
-_TASK = "env | Read the environment of the checks"
 
 
 def exports(values: dict[str, str], secrets: bool) -> str:
@@ -36,67 +29,37 @@ def exports(values: dict[str, str], secrets: bool) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def check_environment(
-    project: Project, slug: str, inventories: tuple[str, ...], limit: str | None
-) -> dict[str, str]:
+def check_environment(project: Project, slug: str, inventories: tuple[str, ...], limit: str | None) -> dict[str, str]:
     """Given a runbook and one host, return its checks' environment. Raise BadInput when several hosts fit."""
     runbook = Catalog(project).get(slug)
     paths = inventory.resolve(inventories, project)
-    inventory.inspect(paths, shared())
     wanted = runbook.environment | runbook.secrets
     if not wanted:
         return {}
+    role = project.roles / runbook.role
+    playbook = project.playbook(slug)
+    hosts = load_yaml(playbook.read_text())[0]["hosts"] if playbook.exists() else "all"
     play = {
-        "name": "Environment of the checks",
-        "hosts": _hosts(project.playbook(slug)),
+        "hosts": hosts,
         "gather_facts": False,
-        "vars_files": [str(path) for path in (project.roles / runbook.role / "vars").glob("main.yml")],
-        "tasks": [{"name": _TASK, "ansible.builtin.debug": {"msg": wanted}}],
+        "vars_files": [str(path) for path in role.glob("vars/main.yml")],
+        "tasks": [{"name": "Read the environment of the checks", "ansible.builtin.debug": {"msg": wanted}}],
     }
-    job = Job(new_id(), project, Path("play.json"), paths, limit=limit)
-    found = _ask(project, job, play, _defaults(project, runbook.role))
-    if len(found) > 1:
-        raise BadInput(f"{len(found)} hosts fit: {', '.join(sorted(found))}.", "Name one of them with -l.")
-    (values,) = found.values()
-    return {name: _text(value) for name, value in values.items()}
+    defaults: dict[str, Any] = {}
+    for path in (project.roles / "runbook" / "defaults" / "main.yml", role / "defaults" / "main.yml"):
+        defaults |= (load_yaml(path.read_text()) or {}) if path.exists() else {}
+    answer = ask(project, paths, limit, play, defaults)
+    if not answer.results:
+        error = BadInput if answer.end.code == BadInput.code else RunbookError
+        raise error(answer.end.message or "No host answered.", answer.end.remedy or "Check -i and -l.")
+    if len(answer.results) > 1:
+        fit = ", ".join(sorted(answer.results))
+        raise BadInput(f"{len(answer.results)} hosts fit: {fit}.", "Name one of them with -l.")
+    (result,) = answer.results.values()
+    return {name: _text(value) for name, value in result["msg"].items()}
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)
-
-
-def _hosts(playbook: Path) -> str:
-    plays = load_yaml(playbook.read_text()) if playbook.exists() else None
-    return str(plays[0].get("hosts", "all")) if plays else "all"
-
-
-def _defaults(project: Project, role: str) -> dict[str, Any]:
-    """Return the role's defaults as an inventory; read first, it ranks below everything else."""
-    values: dict[str, Any] = {}
-    for name in ("runbook", role):
-        path = project.roles / name / "defaults" / "main.yml"
-        if path.exists():
-            values |= load_yaml(path.read_text()) or {}
-    return {"all": {"vars": values}}
-
-
-def _ask(
-    project: Project, job: Job, play: dict[str, Any], defaults: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    record = Record(runbook="env", title="Environment", project=Source(root=str(project.root)))
-    collector, found = Collector(record), {}
-    rc = None
-    for event in ask(project, job, files={"play.json": [play], "defaults.json": defaults}):
-        collector.feed(event)
-        data = event.get("event_data") or {}
-        if event.get("event") == "runner_on_ok" and data.get("task") == _TASK:
-            found[str(data["host"])] = json.loads(json.dumps(data["res"]["msg"]))
-        if event.get("event") == "playbook_on_stats":
-            rc = 0 if not collector.tally.failures else 2
-    if not found:
-        end = verdict(record, collector.tally, rc, None)
-        error = BadInput if end.code == BadInput.code else RunbookError
-        raise error(end.message or "No host answered.", end.remedy or "Check -i and -l.")
-    return found

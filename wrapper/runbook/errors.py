@@ -65,20 +65,20 @@ class StateError(BadInput):
 
 
 def _say(text: str, remedy: str = "") -> None:
-    for line in [text, *([f"  {remedy}"] if remedy else [])]:
+    for line in filter(None, (text, remedy and f"  {remedy}")):
         print(shared().clean(line), file=sys.stderr)
 
 
-def write_traceback(state_dir: Path) -> Path | None:
-    """Given the state folder, return the file the masked traceback went to, or None."""
+def _keep_traceback(state_dir: Path) -> str:
+    """Write the masked traceback to a file of its own, and return where it is."""
     path = state_dir / "errors" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(shared().text(traceback.format_exc()))
-    except OSError:
-        return None
-    return path
+    except OSError as error:
+        return f"The traceback could not be written: {error}"
+    return f"The traceback is in {path}; please report it."
 
 
 def boundary(command: Callable[[], int | None], state_dir: Callable[[], Path]) -> int:
@@ -92,21 +92,13 @@ def boundary(command: Callable[[], int | None], state_dir: Callable[[], Path]) -
         # The reader has what it wanted (`| head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
-    except Exception as error:
-        return _tell(error, state_dir)
-
-
-def _tell(error: Exception, state_dir: Callable[[], Path]) -> int:
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, RunbookError):
+    except RunbookError as error:
         _say(f"Error: {error}", error.remedy)
         return error.code
-    if isinstance(error, click.ClickException):
+    except click.ClickException as error:
         context = getattr(error, "ctx", None)
         _say(f"Error: {error.format_message()}", f"See `{context.command_path} --help`." if context else "")
         return ExitCode.BAD_INPUT
-    log = write_traceback(state_dir())
-    where = f"The traceback is in {log}; please report it." if log else "The traceback could not be written."
-    _say(f"Error: unexpected {type(error).__name__}: {error}", where)
-    return ExitCode.FAILED
+    except Exception as error:
+        _say(f"Error: unexpected {type(error).__name__}: {error}", _keep_traceback(state_dir()))
+        return ExitCode.FAILED

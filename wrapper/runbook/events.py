@@ -17,36 +17,23 @@ from runbook.schema import SchemaError, build
 # The frame's own task files around a role's steps (roles/runbook/tasks).
 FRAME_FIRST, FRAME_LAST = ("check", "open", "probe"), ("prove", "evidence", "close")
 RESULT_LIMIT = 4000
+_STATS = ("ok", "changed", "failures", "dark", "skipped", "rescued", "ignored")
 _RESULTS = {
     "runner_on_ok": "ok",
     "runner_on_failed": "failed",
     "runner_on_unreachable": "unreachable",
     "runner_on_skipped": "skipped",
 }
-_NOISE = (
-    "invocation",
-    "ansible_facts",
-    "stdout_lines",
-    "stderr_lines",
-    "runbook",
-    "msg",
-    "changed",
-    "failed",
-)
+_NOISE = {"invocation", "ansible_facts", "stdout_lines", "stderr_lines", "runbook", "msg", "changed", "failed"}
 # What ansible-playbook says when the fault is in what it was given, and what to do about it.
-_INPUT_FAULTS = [
-    (
-        r"Completely failed to parse inventory source (.+)",
-        "The inventory {0} cannot be parsed.",
-        "Correct it.",
-    ),
-    (r"leaves us with no hosts to target", "No host of the inventory is left to run on.", "Check -i and -l."),
-    (
-        r"no vault secrets were? ?found|no vault secrets found|Decryption failed",
+_INPUT_FAULTS = {
+    r"Completely failed to parse inventory source (.+)": ("The inventory {0} cannot be parsed.", "Correct it."),
+    r"leaves us with no hosts to target": ("No host of the inventory is left to run on.", "Check -i and -l."),
+    r"no vault secrets|Decryption failed": (
         "The inventory holds vault-encrypted values and they cannot be decrypted.",
         "Set ANSIBLE_VAULT_PASSWORD_FILE to the file with the vault password.",
     ),
-]
+}
 
 
 @dataclass
@@ -61,7 +48,6 @@ class Failure:
 class Tally:
     """What has been seen of a run so far."""
 
-    pid: int | None = None
     failures: list[Failure] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
     no_hosts: bool = False
@@ -98,41 +84,27 @@ class Collector:
     def feed(self, raw: dict[str, Any]) -> dict[str, Any] | None:
         """Given a masked event, update the record and return the line to keep of it; None for noise."""
         kind, data = raw.get("event", ""), raw.get("event_data") or {}
-        if self.tally.pid is None and raw.get("pid"):
-            self.tally.pid = int(raw["pid"])
         line = {"at": raw.get("created") or now().isoformat(), "event": kind}
+        self.tally.no_hosts |= kind == "playbook_on_no_hosts_matched"
         if kind in _RESULTS:
             return self._result(_RESULTS[kind], data, line)
-        if kind == "playbook_on_task_start":
-            self._enter(stem(data.get("name") or data.get("task") or ""))
-            return {
-                **line,
-                "event": "task",
-                "task": data.get("name", ""),
-                "step": self.current and self.current.id,
-            }
-        if kind == "playbook_on_stats":
-            return self._stats(data, line)
-        if kind == "playbook_on_no_hosts_matched":
-            self.tally.no_hosts = True
-        if kind in ("verbose", "error", "warning", "system_warning", "deprecated"):
-            text = strip_control(raw.get("stdout") or "").strip()
-            if text:
-                self.tally.errors.append(text)
-                return {
-                    **line,
-                    "event": "warning" if "warn" in kind else "output",
-                    "text": text[:RESULT_LIMIT],
-                }
         if kind == "playbook_on_play_start":
             return {**line, "event": "play", "play": data.get("name", "")}
-        return None
+        if kind == "playbook_on_task_start":
+            self._enter(stem(data.get("name") or ""))
+            step = self.current and self.current.id
+            return {**line, "event": "task", "task": data.get("name", ""), "step": step}
+        if kind == "playbook_on_stats":
+            return self._stats(data, line)
+        words = strip_control(raw.get("stdout") or "").strip()
+        if not words or kind not in ("verbose", "error", "warning", "system_warning", "deprecated"):
+            return None
+        self.tally.errors.append(words)
+        return {**line, "event": "warning" if "warn" in kind else "output", "text": words[:RESULT_LIMIT]}
 
     def _enter(self, name: str | None) -> None:
-        if name is None or (self.current and self.current.id == name):
-            return
         step = next((step for step in self.record.steps if step.id == name), None)
-        if step is None:
+        if step is None or step is self.current:
             return
         self.leave()
         self.current, self._segment = step, now()
@@ -161,48 +133,24 @@ class Collector:
         if not result and outcome == "ok":
             # The callback drops a result beyond MAX_EVENT_RES, and says so by an empty one.
             line["truncated"] = True
-            self._note(
-                f"The result of task `{task}` on {host} was too large to be recorded; it is truncated."
-            )
-        ignored = bool(data.get("ignore_errors"))
+            self._note(f"The result of task `{task}` on {host} was too large to be recorded; it is truncated.")
+        counts = outcome != "ok" and not data.get("ignore_errors")
         self.tally.changed += bool(result.get("changed"))
         if self.current and stem(task) == self.current.id:
-            self._mark(self.current, outcome, bool(result.get("changed")), ignored)
-        if isinstance(found := _payload(result), dict):
+            _mark(self.current, counts, bool(result.get("changed")))
+        if found := _payload(result):
             line["runbook"] = found
             self._runbook(host, found)
-        if outcome == "failed" and not ignored:
+        if counts and outcome == "failed":
             self.tally.failures.append(_failure(host, task, result))
-        if outcome == "unreachable":
+        elif outcome == "unreachable":
             self.tally.unreachable[host] = _message(result)
-        return line | self._abridge(result)
-
-    @staticmethod
-    def _mark(step: StepRun, outcome: str, changed: bool, ignored: bool) -> None:
-        if outcome in ("failed", "unreachable") and not ignored:
-            step.state = "failed"
-        elif step.state in ("running", "ok", "skipped"):
-            step.state = "changed" if changed else "ok"
-
-    @staticmethod
-    def _abridge(result: dict[str, Any]) -> dict[str, Any]:
-        kept: dict[str, Any] = {"changed": bool(result.get("changed"))}
-        if result.get("msg"):
-            kept["msg"] = strip_control(str(result["msg"]))[:RESULT_LIMIT]
-        rest = {k: v for k, v in result.items() if k not in _NOISE and not k.startswith("_ansible")}
-        text = json.dumps(rest, default=str)
-        if len(text) > RESULT_LIMIT:
-            return kept | {"result": text[:RESULT_LIMIT], "truncated": True}
-        return kept | ({"result": rest} if rest else {})
+        return line | _abridged(result)
 
     def _runbook(self, host: str, found: dict[str, Any]) -> None:
-        findings = self._models(Finding, found.get("findings"), host)
-        actions = self._models(Action, found.get("actions"), host)
         record, final = self.record, bool(found.get("final"))
-        record.findings = _merge(record.findings, findings, host, final, lambda f: (f.host, f.id, f.subject))
-        record.actions = _merge(
-            record.actions, actions, host, final, lambda a: (a.host, a.step, a.kind, a.subject)
-        )
+        record.findings = _merge(record.findings, self._models(Finding, found.get("findings"), host), host, final)
+        record.actions = _merge(record.actions, self._models(Action, found.get("actions"), host), host, final)
         if isinstance(found.get("facts"), dict):
             record.facts.setdefault(host, {}).update(found["facts"])
         if found.get("evidence_dir"):
@@ -214,9 +162,8 @@ class Collector:
             try:
                 models.append(build(model, {**item, "host": item.get("host") or host}, lenient=True))
             except (SchemaError, TypeError, AttributeError) as error:
-                self._note(
-                    f"A {model.__name__.lower()} of {host} is not well-formed and was left out: {error}"
-                )
+                what = model.__name__.lower()
+                self._note(f"A {what} of {host} is not well-formed and was left out: {error}")
         return models
 
     def _note(self, text: str) -> None:
@@ -225,25 +172,42 @@ class Collector:
 
     def _stats(self, data: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
         self.tally.finished = True
-        names = ("ok", "changed", "failures", "dark", "skipped", "rescued", "ignored")
-        hosts = sorted({host for name in names for host in (data.get(name) or {})})
-        self.record.stats = {
-            host: {name: (data.get(name) or {}).get(host, 0) for name in names} for host in hosts
-        }
+        counts = {name: data.get(name) or {} for name in _STATS}
+        hosts = sorted({host for by_host in counts.values() for host in by_host})
+        self.record.stats = {host: {name: by_host.get(host, 0) for name, by_host in counts.items()} for host in hosts}
         return {**line, "event": "stats", "stats": self.record.stats}
 
 
-def _merge(kept: list[Any], new: list[Any], host: str, final: bool, key: Any) -> list[Any]:
+def _mark(step: StepRun, failed: bool, changed: bool) -> None:
+    if failed:
+        step.state = "failed"
+    elif step.state in ("running", "ok", "skipped"):
+        step.state = "changed" if changed else "ok"
+
+
+def _abridged(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record keeps of a task's result."""
+    kept: dict[str, Any] = {"changed": bool(result.get("changed"))}
+    if result.get("msg"):
+        kept["msg"] = strip_control(str(result["msg"]))[:RESULT_LIMIT]
+    rest = {k: v for k, v in result.items() if k not in _NOISE and not k.startswith("_ansible")}
+    text = json.dumps(rest, default=str)
+    if len(text) > RESULT_LIMIT:
+        return kept | {"result": text[:RESULT_LIMIT], "truncated": True}
+    return kept | ({"result": rest} if rest else {})
+
+
+def _merge(kept: list[Any], new: list[Any], host: str, final: bool) -> list[Any]:
+    """Add findings or actions to those of earlier tasks; a host's final list replaces them."""
     if final:
         mine = {item.host for item in new} | {host}
         return [item for item in kept if item.host not in mine] + new
-    merged = {key(item): item for item in kept}
-    merged.update({key(item): item for item in new})
-    return list(merged.values())
+    return list({item.key: item for item in [*kept, *new]}.values())
 
 
-def _payload(result: dict[str, Any]) -> Any:
-    return result.get("runbook") or (result.get("ansible_facts") or {}).get("runbook")
+def _payload(result: dict[str, Any]) -> dict[str, Any]:
+    found = result.get("runbook") or (result.get("ansible_facts") or {}).get("runbook")
+    return found if isinstance(found, dict) else {}
 
 
 def _message(result: dict[str, Any]) -> str:
@@ -253,14 +217,11 @@ def _message(result: dict[str, Any]) -> str:
 
 def _failure(host: str, task: str, result: dict[str, Any]) -> Failure:
     payload = _payload(result)
-    payload = payload if isinstance(payload, dict) else {}
     outcome = payload.get("outcome")
     if not outcome and (stem(task) == "check" or "Validating arguments against arg spec" in task):
         outcome = "bad_input"
-    message = str(payload.get("message") or "") or _message(result)
-    if errors := result.get("argument_errors"):
-        message = "; ".join(map(str, errors))
-    return Failure(host, task, strip_control(message), outcome)
+    message = "; ".join(map(str, result.get("argument_errors") or [])) or str(payload.get("message") or "")
+    return Failure(host, task, strip_control(message) or _message(result), outcome)
 
 
 @dataclass(frozen=True)
@@ -283,10 +244,8 @@ def verdict(record: Record, tally: Tally, rc: int | None, stopped: str | None, e
     if rc == 0 and tally.finished:
         return _good(record, tally)
     if stopped == "timed_out":
-        limit = f"{record.time_limit_seconds:g} s"
-        return Verdict(
-            "timed_out", ExitCode.TIMED_OUT, f"The time limit of {limit} was reached; the run was stopped."
-        )
+        said = f"The time limit of {record.time_limit_seconds:g} s was reached; the run was stopped."
+        return Verdict("timed_out", ExitCode.TIMED_OUT, said)
     if stopped:
         return Verdict("cancelled", ExitCode.CANCELLED, "The run was cancelled and stopped.")
     if error:
@@ -296,10 +255,9 @@ def verdict(record: Record, tally: Tally, rc: int | None, stopped: str | None, e
 
 def _good(record: Record, tally: Tally) -> Verdict:
     if not record.hosts and tally.no_hosts:
-        return Verdict(
-            "refused", ExitCode.BAD_INPUT, "No host of the inventory matches the runbook.", "Check -i and -l."
-        )
-    if record.check and (tally.changed or any(action.result == "planned" for action in record.actions)):
+        said = "No host of the inventory matches the runbook."
+        return Verdict("refused", ExitCode.BAD_INPUT, said, "Check -i and -l.")
+    if record.check and (tally.changed or record.count("planned")):
         return Verdict("succeeded", ExitCode.WOULD_CHANGE)
     return Verdict("succeeded", ExitCode.FINDINGS if record.open_findings else ExitCode.OK)
 
@@ -311,19 +269,16 @@ def _bad(tally: Tally, rc: int | None) -> Verdict:
         if failure.host not in by_host or (failure.outcome and not by_host[failure.host].outcome):
             by_host[failure.host] = failure
     if plain := next((f for f in by_host.values() if f.outcome not in _OUTCOMES), None):
-        where = f"Task `{plain.task}` failed on {plain.host}"
-        return Verdict(
-            "failed", ExitCode.FAILED, f"{where}: {plain.message}" if plain.message else f"{where}."
-        )
+        said = f"Task `{plain.task}` failed on {plain.host}{': ' if plain.message else '.'}{plain.message}"
+        return Verdict("failed", ExitCode.FAILED, said)
     if tally.unreachable:
         host, message = next(iter(tally.unreachable.items()))
         return Verdict("unreachable", ExitCode.UNREACHABLE, f"{host} cannot be reached: {message}")
     for outcome, (state, code) in _OUTCOMES.items():
         if first := next((f for f in by_host.values() if f.outcome == outcome), None):
             return Verdict(state, code, f"{first.host}: {first.message}")
-    text = "\n".join(tally.errors)
-    for pattern, message, remedy in _INPUT_FAULTS:
-        if found := re.search(pattern, text):
+    for pattern, (message, remedy) in _INPUT_FAULTS.items():
+        if found := re.search(pattern, "\n".join(tally.errors)):
             return Verdict("refused", ExitCode.BAD_INPUT, message.format(*found.groups()), remedy)
     told = [line for line in tally.errors if "ERROR" in line] or tally.errors[-3:]
     reason = " ".join(told).replace("[ERROR]: ", "").replace("ERROR! ", "") or "it said nothing"

@@ -14,12 +14,11 @@ from runbook.errors import BadInput
 from runbook.redact import MASK, is_secret_name
 from runbook.schema import SchemaError, build
 
-Kind = Literal[
-    "str", "int", "float", "bool", "list", "dict", "path", "raw", "bits", "bytes", "json", "jsonarg"
-]
+Kind = Literal["str", "int", "float", "bool", "list", "dict", "path", "raw", "bits", "bytes", "json", "jsonarg"]
 # A user who could set these could sign with another name, or break another run's lease.
 SET_BY_RUN = ("runbook_run_id", "runbook_owner", "runbook_reason", "runbook_ticket", "runbook_dead_runs")
-_TRUE, _FALSE = {"true", "yes", "on", "1", "y", "t"}, {"false", "no", "off", "0", "n", "f"}
+_TRUE, _FALSE = ("true", "yes", "on", "1", "y", "t"), ("false", "no", "off", "0", "n", "f")
+_WORDS = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
 
 
 @dataclass(frozen=True)
@@ -74,23 +73,20 @@ def parse_inputs(items: tuple[str, ...], options: dict[str, Option]) -> dict[str
     for item in items:
         name, equals, value = item.partition("=")
         if item.startswith("@"):
-            raw.update(_from_file(Path(item[1:]).expanduser()))
-        elif not equals or not name:
-            raise BadInput(
-                f'--set "{item}" is not of the form name=value.', "Write --set name=value or --set @file."
-            )
-        else:
+            raw |= _from_file(Path(item[1:]).expanduser())
+        elif equals and name:
             raw[name.strip()] = value
+        else:
+            raise BadInput(f'--set "{item}" is not of the form name=value.', "Or name a file: --set @file.")
     values, faults = {}, []
     for name, value in raw.items():
+        option = options.get(name)
         try:
-            if name not in options:
+            if option is None:
                 raise ValueError(f"there is no such input.{nearest(name, options)}")
-            values[name] = convert(value, options[name])
+            values[name] = convert(value, option)
         except ValueError as error:
-            faults.append(
-                f"{name}: {error}" if not is_secret(name, options.get(name)) else f"{name}: not valid"
-            )
+            faults.append(f"{name}: {'not valid' if is_secret(name, option) else error}")
     if faults:
         raise BadInput("Wrong input. " + "; ".join(faults), "`runbook run SLUG --help` lists the inputs.")
     return values
@@ -100,41 +96,33 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         data = load_yaml(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise BadInput(
-            f"The input file {path} cannot be read: {error}", "Name a YAML or JSON file."
-        ) from error
+        raise BadInput(f"The input file {path} cannot be read: {error}", "Name a YAML file.") from error
     if not isinstance(data, dict):
-        raise BadInput(
-            f"The input file {path} holds no mapping of names to values.", "Write `name: value` lines."
-        )
+        raise BadInput(f"The input file {path} is no mapping of names to values.", "Write `name: value`.")
     return data
 
 
 def convert(value: Any, option: Option) -> Any:
     """Given a value, return it with the option's type. Raise ValueError that shows the value."""
     converted = _as_type(value, option.type)
-    if option.type == "list":
-        if option.elements and not option.options:
-            converted = [_as_type(item, option.elements) for item in converted]
-        elif option.options:
-            converted = [_as_options(item, option.options) for item in converted]
-    elif option.type == "dict" and option.options:
+    if converted is None:
+        return None
+    if option.type == "list" and (option.elements or option.options):
+        element = Option(type="dict" if option.options else option.elements or "raw", options=option.options)
+        converted = [convert(item, element) for item in converted]
+    elif option.options:
         converted = _as_options(converted, option.options)
-    if option.choices:
-        for item in converted if isinstance(converted, list) else [converted]:
-            if item not in option.choices:
-                allowed = ", ".join(map(str, option.choices))
-                raise ValueError(
-                    f'"{item}" is none of: {allowed}.{nearest(str(item), map(str, option.choices))}'
-                )
+    for item in converted if isinstance(converted, list) else [converted]:
+        if option.choices and item not in option.choices:
+            known = [str(choice) for choice in option.choices]
+            raise ValueError(f'"{item}" is none of: {", ".join(known)}.{nearest(str(item), known)}')
     return converted
 
 
-def _as_options(value: Any, options: dict[str, Option]) -> dict[str, Any]:
-    item = _as_type(value, "dict")
-    for name in item:
-        if name not in options:
-            raise ValueError(f'"{name}" is unknown here.{nearest(str(name), options)}')
+def _as_options(item: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
+    """Names and types; Ansible's own validation of the role's arguments says the rest."""
+    if unknown := [name for name in item if name not in options]:
+        raise ValueError(f'"{unknown[0]}" is unknown here.{nearest(str(unknown[0]), options)}')
     if missing := [name for name, option in options.items() if option.required and name not in item]:
         raise ValueError(f"{', '.join(missing)} is missing in {json.dumps(item, default=str)}")
     return {name: convert(part, options[name]) for name, part in item.items()}
@@ -144,9 +132,8 @@ def _as_type(value: Any, kind: Kind) -> Any:
     if value is None or (value in ("null", "~") and kind != "str"):
         return None
     if kind == "bool":
-        word = str(value).lower()
-        if word in _TRUE | _FALSE:
-            return word in _TRUE
+        if str(value).lower() in _WORDS:
+            return _WORDS[str(value).lower()]
         raise ValueError(f'"{value}" is neither true nor false')
     if kind in ("int", "float"):
         try:
@@ -159,18 +146,18 @@ def _as_type(value: Any, kind: Kind) -> Any:
 
 
 def _as_structure(value: Any, wanted: type) -> Any:
-    word = "list" if wanted is list else "mapping"
+    parsed = value
     if isinstance(value, str):
         try:
             parsed = load_yaml(value)
         except yaml.YAMLError as error:
             raise ValueError(f'"{value}" is neither YAML nor JSON: {str(error).splitlines()[0]}') from error
-        if wanted is list and isinstance(parsed, str):
-            parsed = [part.strip() for part in parsed.split(",")]
-        value = parsed
-    if not isinstance(value, wanted):
+    if wanted is list and isinstance(parsed, str):
+        return [part.strip() for part in parsed.split(",")]
+    if not isinstance(parsed, wanted):
+        word = "list" if wanted is list else "mapping"
         raise ValueError(f'"{value}" is no {word}; write it as YAML or JSON')
-    return value
+    return parsed
 
 
 def masked(values: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 
 from runbook.errors import BadInput
 from runbook.project import Project
-from runbook.redact import Redactor
+from runbook.redact import shared
 
 _YAML = {".yml", ".yaml", ".json"}
 _ASSIGNMENT = re.compile(r"([A-Za-z_][\w.-]*)\s*[=:]\s*(\"[^\"]*\"|'[^']*'|[^\s#]+)")
@@ -32,45 +32,40 @@ _Loader.add_multi_constructor("!", _plain)
 
 
 def resolve(names: Iterable[str], project: Project) -> list[Path]:
-    """Given -i values, return absolute paths. Raise BadInput when one is missing or unreadable.
+    """Given -i values, return absolute paths. Raise BadInput when one is missing, unreadable or malformed.
 
     A value is a path, or the name of one of the project's own inventories.
     """
+    own = project.root / "inventories"
+    shipped = ", ".join(sorted(path.name for path in own.glob("*"))) or "none"
     found = []
-    shipped = sorted(p.name for p in (project.root / "inventories").glob("*")) if project.root else []
     for name in names:
-        places = [Path(name).expanduser(), project.root / name, project.root / "inventories" / name]
+        places = [Path(name).expanduser(), project.root / name, own / name]
         path = next((place.absolute() for place in places if place.exists()), None)
         if path is None:
-            raise BadInput(
-                f'There is no inventory "{name}" in {Path.cwd()} or {project.root / "inventories"}.',
-                f"Name a file or folder with -i, or one of: {', '.join(shipped) or 'none shipped'}.",
-            )
+            where = f'There is no inventory "{name}" in {Path.cwd()} or {own}.'
+            raise BadInput(where, f"Name a file or folder with -i, or one of this project's: {shipped}.")
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-            raise BadInput(
-                f"The inventory {path} cannot be read.", "Change its permissions, or run as its owner."
-            )
+            raise BadInput(f"The inventory {path} cannot be read.", "Change its permissions.")
         found.append(path)
     if not found:
-        raise BadInput(
-            "No inventory was named, so there is nothing to run on.",
-            f"Add -i INVENTORY; this project has: {', '.join(shipped) or 'none'}.",
-        )
+        said = "No inventory was named, so there is nothing to run on."
+        raise BadInput(said, f"Add -i INVENTORY; this project has: {shipped}.")
+    inspect(found)
     return found
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
     """Given inventory paths, yield the files Ansible will read from them and from the folders beside them."""
     for path in paths:
-        if path.is_dir():
-            yield from (p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith("."))
-        else:
+        beside = [path.parent / name for name in ("group_vars", "host_vars")]
+        if path.is_file():
             yield path
-            for folder in ("group_vars", "host_vars"):
-                yield from (p for p in sorted((path.parent / folder).rglob("*")) if p.is_file())
+        for folder in [path] if path.is_dir() else beside:
+            yield from (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
 
 
-def inspect(paths: Iterable[Path], redactor: Redactor) -> None:
+def inspect(paths: Iterable[Path]) -> None:
     """Given inventory paths, teach the redactor their secrets. Raise BadInput when YAML is malformed."""
     for path in files(paths):
         if os.access(path, os.X_OK) and path.suffix not in _YAML:
@@ -82,23 +77,19 @@ def inspect(paths: Iterable[Path], redactor: Redactor) -> None:
         if text.startswith("$ANSIBLE_VAULT"):
             continue
         if path.suffix in _YAML or "_vars" in path.parent.name:
-            _learn_yaml(path, text, redactor)
+            _learn_yaml(path, text)
         for name, value in _ASSIGNMENT.findall(text):
-            redactor.learn_named({name: value.strip("\"'")})
+            shared().learn_named({name: value.strip("\"'")})
 
 
-def _learn_yaml(path: Path, text: str, redactor: Redactor) -> None:
+def _learn_yaml(path: Path, text: str) -> None:
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506  derived from a safe loader
+        pending = [yaml.load(text, Loader=_Loader)]  # noqa: S506  derived from a safe loader
     except yaml.YAMLError as error:
-        raise BadInput(
-            f"The inventory file {path} is malformed: {error}", "Correct it, then try again."
-        ) from error
-    pending = [data]
+        raise BadInput(f"The inventory file {path} is malformed: {error}", "Correct it.") from error
     while pending:
         item = pending.pop()
         if isinstance(item, dict):
-            redactor.learn_named(item)
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
+            shared().learn_named(item)
+        if isinstance(item, dict | list):
+            pending.extend(item.values() if isinstance(item, dict) else item)

@@ -9,25 +9,37 @@ from typing import Any
 from runbook.catalog import Catalog
 from runbook.project import Project
 from runbook.record import Record, Store, now
-from runbook.render import consoles, event_line, next_commands, plain, show_headline, show_results, table
-from runbook.runs import last_runs
+from runbook.render import (
+    STYLE,
+    consoles,
+    event_line,
+    outcome,
+    plain,
+    show_end,
+    show_results,
+    stacked,
+    step_state,
+    styled,
+    table,
+)
 from runbook.units import age, duration, moment
 
+SHORT_ID = 12  # the time in milliseconds and two random characters: enough to name a run
+_WIDE = 110
 
-def _age_seconds(data: dict[str, Any] | None) -> float | None:
-    if not data:
-        return None
+
+def _age_seconds(data: dict[str, Any]) -> float:
     return (now() - datetime.fromisoformat(data["started"])).total_seconds()
 
 
 def overview(project: Project, store: Store) -> list[dict[str, Any]]:
     """Return one row per runbook, with its newest run and whether it is overdue."""
     runbooks = Catalog(project).runbooks()
-    seen = last_runs(store, {runbook.slug for runbook in runbooks})
+    seen = store.last_runs({runbook.slug for runbook in runbooks})
     rows = []
     for runbook in runbooks:
         entry = seen.get(runbook.slug, {})
-        last, good = entry.get("last"), _age_seconds(entry.get("good"))
+        last, good = entry.get("last"), entry.get("good")
         limit = runbook.schedule.max_age_hours if runbook.schedule else None
         rows.append(
             {
@@ -38,18 +50,11 @@ def overview(project: Project, store: Store) -> list[dict[str, Any]]:
                 "alerts": [alert.name for alert in runbook.alerts],
                 "schedule": runbook.schedule.on_calendar if runbook.schedule else None,
                 "max_age_hours": limit,
-                "overdue": limit is not None and (good is None or good > limit * 3600),
-                "last_run": last
-                and {key: last.get(key) for key in ("id", "started", "state", "exit_code", "check")},
+                "overdue": limit is not None and (good is None or _age_seconds(good) > limit * 3600),
+                "last_run": last and {key: last.get(key) for key in ("id", "started", "state", "exit_code", "check")},
             }
         )
     return rows
-
-
-def _due(row: dict[str, Any]) -> Any:
-    if row["max_age_hours"] is None:
-        return ""
-    return plain("overdue", "bold yellow") if row["overdue"] else plain("in time", "green")
 
 
 def show_overview(rows: list[dict[str, Any]]) -> None:
@@ -59,13 +64,16 @@ def show_overview(rows: list[dict[str, Any]]) -> None:
         return
     lines = []
     for row in rows:
-        last = row["last_run"]
-        when = age(_age_seconds(last) or 0) if last else "never"
-        outcome = f"{last['state']}{' (check)' if last['check'] else ''}" if last else ""
-        lines.append(
-            (row["slug"], row["title"], row["category"], ", ".join(row["alerts"]), when, outcome, _due(row))
-        )
-    out.print(table(("Runbook", "Title", "Category", "Alerts", "Last run", "Outcome", "Due"), lines))
+        last, alerts = row["last_run"], row["alerts"]
+        name = stacked(plain(row["slug"], "bold"), plain(", ".join(alerts), "dim"))
+        when = stacked(plain(age(_age_seconds(last))), _outcome(last)) if last else "never"
+        due = plain("overdue", "bold yellow") if row["overdue"] else plain("in time", "green")
+        lines.append((name, row["category"], when, due if row["max_age_hours"] is not None else ""))
+    out.print(table(("Runbook, alerts", "Category", "Last run", "Due"), lines))
+
+
+def _outcome(data: dict[str, Any]) -> Any:
+    return plain(outcome(data["state"], data["check"]), STYLE.get(data["state"], "dim"))
 
 
 def show_runs(found: list[dict[str, Any]]) -> None:
@@ -73,58 +81,55 @@ def show_runs(found: list[dict[str, Any]]) -> None:
     if not found:
         err.print("No such runs.")
         return
+    columns = ["Run", "Runbook", "Started (UTC)", "Outcome", "Exit", "Open", "By", "Hosts"]
     rows = []
     for data in found:
-        counted = [f for f in data["findings"] if f["state"] == "open" and f["severity"] != "info"]
-        state = f"{data['state'].replace('_', ' ')}{' (check)' if data['check'] else ''}"
-        hosts = ", ".join(data["hosts"])
-        who, started = f"{data['who']['user']}@{data['who']['host']}", datetime.fromisoformat(data["started"])
+        started = f"{datetime.fromisoformat(data['started']):%Y-%m-%d %H:%M}"
         code = "" if data["exit_code"] is None else data["exit_code"]
-        rows.append((data["id"], data["runbook"], moment(started), who, hosts, state, code, len(counted)))
-    out.print(table(("Run", "Runbook", "Started", "By", "Hosts", "Outcome", "Exit", "Open"), rows))
+        left = sum(f["state"] == "open" and f["severity"] != "info" for f in data["findings"])
+        who, hosts = f"{data['who']['user']}@{data['who']['host']}", ", ".join(data["hosts"])
+        rows.append([data["id"][:SHORT_ID], data["runbook"], started, _outcome(data), code, left, who, hosts])
+    shown = len(columns) if out.width >= _WIDE else 6
+    out.print(table(columns[:shown], [row[:shown] for row in rows]))
 
 
 def show_run(record: Record, folder: Path) -> None:
     out, err = consoles()
-    facts = [
-        ("Run", record.id),
-        ("Runbook", f"{record.title} ({record.runbook}){' --check' if record.check else ''}"),
-        ("Who", record.owner),
-        ("When", f"{moment(record.started)}, {duration(record.seconds) or record.state}"),
-        ("Why", " · ".join(filter(None, (record.reason, record.ticket)))),
-        ("Inventory", ", ".join(record.inventory) + (f" limited to {record.limit}" if record.limit else "")),
-        ("Hosts", ", ".join(record.hosts)),
-        ("Inputs", ", ".join(f"{name}={value}" for name, value in record.inputs.items())),
-        ("Evidence", ", ".join(f"{host}:{path}" for host, path in record.evidence.items())),
-        ("Record", folder),
-    ]
-    for name, value in facts:
+    limited = f" limited to {record.limit}" if record.limit else ""
+    facts = {
+        "Run": record.id,
+        "Runbook": f"{record.title} ({record.runbook})",
+        "Who": record.owner,
+        "What": outcome(record.state, record.check),
+        "When": f"{moment(record.started)}, {duration(record.seconds) or record.state}",
+        "Why": " · ".join(filter(None, (record.reason, record.ticket))),
+        "Inventory": f"{', '.join(record.inventory)}{limited}",
+        "Hosts": ", ".join(record.hosts),
+        "Inputs": ", ".join(f"{name}={value}" for name, value in record.inputs.items()),
+        "Evidence": ", ".join(f"{host}:{path}" for host, path in record.evidence.items()),
+        "Record": folder,
+    }
+    for name, value in facts.items():
         if value:
-            out.print(plain(f"{name:<10}", "bold"), plain(value), soft_wrap=True)
+            out.print(plain(f"{name:<10}", "dim"), plain(value), soft_wrap=True)
     out.print()
     reached = [step for step in record.steps if step.state != "pending"]
     if reached:
-        out.print(
-            table(("Step", "State", "Took"), [(s.id, s.state, duration(s.seconds)) for s in reached], "Steps")
-        )
+        rows = [(step.id, styled(step_state(record, step)), duration(step.seconds)) for step in reached]
+        out.print(table(("", "", ""), rows, "Steps"))
         out.print()
     show_results(record, out)
-    show_headline(record, err)
-    for command in next_commands(record):
-        err.print("Next:", plain(command, "bold"), soft_wrap=True)
+    show_end(record, err)
 
 
 def replay(store: Store, record: Record) -> None:
     """Print a run's events with the time since its start, then its results."""
     out, err = consoles()
     for line in store.events(record.id):
-        if line["event"] in ("task", "stats"):
-            continue
-        try:
-            since = (datetime.fromisoformat(line["at"]).astimezone() - record.started).total_seconds()
-        except ValueError:
-            since = 0
-        out.print(plain(f"{since:8.1f} s", "dim"), event_line(line), soft_wrap=True)
+        if line["event"] not in ("task", "stats"):
+            at = datetime.fromisoformat(line["at"]).astimezone()
+            since = max((at - record.started).total_seconds(), 0)
+            out.print(plain(f"{since:8.1f} s", "dim"), event_line(line), soft_wrap=True)
     out.print()
     show_results(record, out)
-    show_headline(record, err)
+    show_end(record, err)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,26 +24,22 @@ class Process:
     started: int
 
     def alive(self) -> bool:
+        if not PROC.is_dir():
+            return _answers(self.pid)
         state = _stat(self.pid)
-        if state is None:
-            return _exists(self.pid) if not PROC.is_dir() else False
-        return state[0] not in "ZX" and (state[2] == self.started or not self.started)
+        return state is not None and state[0] not in "ZX" and self.started in (0, state[2])
 
     def send(self, number: int) -> None:
         if self.alive():
-            try:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, number)
-            except (ProcessLookupError, PermissionError):
-                return
 
 
-def _exists(pid: int) -> bool:
+def _answers(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 
@@ -61,26 +57,23 @@ def process(pid: int) -> Process:
     return Process(pid, state[2] if state else 0)
 
 
-def _all() -> Iterator[tuple[int, int, int]]:
-    """Yield (pid, parent, start time) of every process."""
-    if PROC.is_dir():
-        for name in os.listdir(PROC):
-            if name.isdigit() and (state := _stat(int(name))) and state[0] not in "ZX":
-                yield int(name), state[1], state[2]
+def _all() -> dict[Process, int]:
+    """Return every live process with its parent's pid."""
+    pids = [int(name) for name in os.listdir(PROC) if name.isdigit()] if PROC.is_dir() else []
+    states = {pid: state for pid in pids if (state := _stat(pid)) and state[0] not in "ZX"}
+    return {Process(pid, started): parent for pid, (_, parent, started) in states.items()}
 
 
 def descendants(root: int) -> set[Process]:
     """Given a pid, return it and everything below it that is alive."""
-    rows = list(_all())
-    found = {root}
-    grew = True
-    while grew:
-        grew = False
-        for pid, parent, _ in rows:
-            if parent in found and pid not in found:
-                found.add(pid)
-                grew = True
-    return {Process(pid, started) for pid, _, started in rows if pid in found}
+    parents = _all()
+    found: set[Process] = set()
+    new = {item for item in parents if item.pid == root}
+    while new:
+        found |= new
+        pids = {item.pid for item in new}
+        new = {item for item, parent in parents.items() if parent in pids} - found
+    return found
 
 
 def of_run(run_id: str) -> set[Process]:
@@ -90,14 +83,11 @@ def of_run(run_id: str) -> set[Process]:
     """
     mark = f"{MARKER}={run_id}".encode()
     found = set()
-    for pid, _, started in _all():
-        try:
-            if mark not in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-                continue
-            if b"ansible-playbook" in (PROC / str(pid) / "cmdline").read_bytes():
-                found.add(Process(pid, started))
-        except OSError:
-            continue
+    for item in _all():
+        with suppress(OSError):
+            marked = mark in (PROC / str(item.pid) / "environ").read_bytes().split(b"\0")
+            if marked and b"ansible-playbook" in (PROC / str(item.pid) / "cmdline").read_bytes():
+                found.add(item)
     return found
 
 

@@ -31,21 +31,15 @@ class Project:
 
 def find_project(explicit: str | None = None) -> Project:
     """Given the value of --project, return the project to use. Raise BadInput when it holds no playbooks."""
+    places = [PACKAGE.parent.parent, PACKAGE / "project"]
     if explicit:
-        root = Path(explicit).expanduser().resolve()
-        if not (root / "playbooks").is_dir():
-            raise BadInput(
-                f"{root} is no runbook project: it has no folder playbooks/.",
-                "Name a checkout with --project or RUNBOOK_PROJECT.",
-            )
-        return Project(root)
-    checkout = PACKAGE.parent.parent
-    if (checkout / "playbooks").is_dir():
-        return Project(checkout)
-    if (PACKAGE / "project" / "playbooks").is_dir():
-        return Project(PACKAGE / "project", packaged=True)
+        places = [Path(explicit).expanduser().resolve()]
+    for root in places:
+        if (root / "playbooks").is_dir():
+            return Project(root, packaged=root == PACKAGE / "project")
     raise BadInput(
-        "No playbooks were found beside the wrapper.", "Name a checkout with --project or RUNBOOK_PROJECT."
+        f"There is no runbook project in {places[0]}: it has no folder playbooks/.",
+        "Name a checkout with --project or RUNBOOK_PROJECT.",
     )
 
 
@@ -58,31 +52,12 @@ def state_dir() -> Path:
     return platformdirs.user_state_path("runbook")
 
 
-class Revision:
-    """Asks git in the background, so that a run does not wait for it."""
-
-    def __init__(self, root: Path) -> None:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        try:
-            self._process: subprocess.Popen[str] | None = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        except OSError:
-            self._process = None
-
-    def read(self) -> tuple[str | None, bool | None]:
-        """Return (commit, dirty); (None, None) where the project is no git checkout."""
-        if self._process is None:
-            return None, None
-        try:
-            answer = self._process.communicate(timeout=5)[0].strip()
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return None, None
-        if self._process.returncode or not answer:
-            return None, None
-        return answer.removesuffix("-dirty"), answer.endswith("-dirty")
+def revision(root: Path) -> tuple[str | None, bool | None]:
+    """Return (commit, dirty); (None, None) where the project is no git checkout."""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    said = done.stdout.strip()
+    return said.removesuffix("-dirty"), said.endswith("-dirty")

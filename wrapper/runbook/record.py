@@ -10,28 +10,23 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from runbook import processes
+from runbook import __version__, processes
 from runbook.catalog import Severity
 from runbook.errors import BadInput, StateError
 from runbook.redact import shared
 from runbook.schema import SchemaError, build, dump
 
-State = Literal[
-    "planned",
-    "running",
-    "succeeded",
-    "failed",
-    "refused",
-    "unreachable",
-    "timed_out",
-    "cancelled",
-    "interrupted",
-]
+_ENDED = Literal["succeeded", "failed", "refused", "unreachable", "timed_out", "cancelled", "interrupted"]
+State = Literal["planned", "running"] | _ENDED
+SEVERITIES = ("critical", "warning", "info")
+ID_LENGTH = 26
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -72,6 +67,10 @@ class Finding:
         _flatten(self, ("observed", "expected", "evidence", "remedy"))
 
     @property
+    def key(self) -> tuple[str, ...]:
+        return self.host, self.id, self.subject
+
+    @property
     def counts(self) -> bool:
         """Whether it keeps the run from ending with exit code 0; info is advice."""
         return self.state == "open" and self.severity != "info"
@@ -97,6 +96,10 @@ class Action:
     def __post_init__(self) -> None:
         _flatten(self, ("number", "threshold", "before", "after", "detail"))
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.host, self.step, self.kind, self.subject
+
 
 @dataclass
 class StepRun:
@@ -118,12 +121,11 @@ class Who:
 
     @classmethod
     def me(cls) -> Who:
-        try:
+        user = str(os.getuid())
+        with suppress(KeyError, OSError):  # a user without an entry in passwd, as in some containers
             user = getpass.getuser()
-        except (KeyError, OSError):
-            user = str(os.getuid())
         owner = processes.process(os.getpid())
-        return cls(user=user, host=socket.gethostname(), pid=owner.pid, started_ticks=owner.started)
+        return cls(user, socket.gethostname(), owner.pid, owner.started)
 
     def alive(self) -> bool:
         if self.host != socket.gethostname():
@@ -177,23 +179,30 @@ class Record:
         return [finding for finding in self.findings if finding.counts]
 
     @property
+    def ranked_findings(self) -> list[Finding]:
+        """The findings, open ones first and the worst of them at the top."""
+        return sorted(self.findings, key=lambda f: (f.state != "open", SEVERITIES.index(f.severity), f.host, f.subject))
+
+    @property
     def finished(self) -> bool:
         return self.state not in ("planned", "running")
-
-    @classmethod
-    def of(cls, data: dict[str, Any]) -> Record:
-        """Given a record as it was stored, return it; keys of later versions are left out."""
-        return build(cls, data, lenient=True)
 
     @property
     def owner(self) -> str:
         return f"{self.who.user}@{self.who.host}"
 
+    def count(self, result: str) -> int:
+        """Return how many actions had a result."""
+        return sum(action.result == result for action in self.actions)
+
+    @classmethod
+    def of(cls, data: Any) -> Record:
+        """Given a record as it was stored, return it; keys of later versions are left out."""
+        return build(cls, data, lenient=True)
+
 
 def versions() -> dict[str, str]:
     from importlib.metadata import version  # noqa: PLC0415  slow to import, and only a run needs it
-
-    from runbook import __version__  # noqa: PLC0415
 
     known = {name.replace("-", "_"): version(name) for name in ("ansible-core", "ansible-runner")}
     return {"runbook": __version__, "python": platform.python_version(), **known}
@@ -203,9 +212,7 @@ class Store:
     """The folder of records. `active/` names the runs that have not ended; a start reads only those."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.runs = root / "runs"
-        self.active = root / "active"
+        self.root, self.runs, self.active = root, root / "runs", root / "active"
 
     def prepare(self) -> None:
         """Make the folders and prove that they can be written. Raise StateError when not."""
@@ -231,9 +238,8 @@ class Store:
             _write(self.active / record.id, "")
             self.save(record)
         except OSError as error:
-            raise StateError(
-                f"The record {folder} cannot be written: {error.strerror}. Nothing was run."
-            ) from error
+            said = f"The record {folder} cannot be written: {error.strerror}. Nothing was run."
+            raise StateError(said) from error
         return folder
 
     def save(self, record: Record) -> None:
@@ -244,10 +250,7 @@ class Store:
 
     def ids(self) -> list[str]:
         """Return the ids of all records, newest first."""
-        try:
-            return sorted((name for name in os.listdir(self.runs) if len(name) == 26), reverse=True)
-        except OSError:
-            return []
+        return _ids(self.runs)
 
     def read(self, run_id: str) -> dict[str, Any] | None:
         """Given an id, return the raw record; None when it is gone or damaged."""
@@ -259,9 +262,7 @@ class Store:
 
     def newest(self, limit: int = 500) -> Iterator[dict[str, Any]]:
         """Yield raw records, newest first."""
-        for run_id in self.ids()[:limit]:
-            if data := self.read(run_id):
-                yield data
+        yield from filter(None, map(self.read, self.ids()[:limit]))
 
     def load(self, name: str) -> Record:
         """Given an id, a unique prefix or `last`, return the record. Raise BadInput when there is none."""
@@ -270,47 +271,53 @@ class Store:
         if not found:
             raise BadInput(f'There is no run "{name}" in {self.runs}.', "`runbook runs list` shows them.")
         if len(found) > 1:
-            raise BadInput(
-                f'"{name}" fits {len(found)} runs, from {found[-1]} to {found[0]}.', "Give more of the id."
-            )
-        data = self.read(found[0])
-        if data is None:
-            raise BadInput(f"The record {self.folder(found[0]) / 'run.json'} is damaged.")
+            said = f'"{name}" fits {len(found)} runs, from {found[-1]} to {found[0]}.'
+            raise BadInput(said, "Give more of the id.")
         try:
-            return Record.of(data)
+            return Record.of(self.read(found[0]))
         except SchemaError as error:
             raise BadInput(f"The record {self.folder(found[0]) / 'run.json'} is damaged: {error}") from error
 
     def recover(self) -> list[Record]:
         """Mark runs whose owner is gone as interrupted, and return them."""
         changed = []
-        for run_id in sorted(os.listdir(self.active)) if self.active.is_dir() else []:
-            data = self.read(run_id) if len(run_id) == 26 else None
-            if data is None:
-                continue
+        for run_id in reversed(_ids(self.active)):
             try:
-                record = Record.of(data)
+                record = Record.of(self.read(run_id))
             except SchemaError:
                 continue  # `runs show` tells what is wrong with it
-            if not record.finished and not record.who.alive():
-                _mark_interrupted(record)
-                changed.append(record)
-                self.save(record)
-            elif record.finished:
+            if record.finished:
                 (self.active / run_id).unlink(missing_ok=True)
+            elif not record.who.alive():
+                _mark_interrupted(record)
+                self.save(record)
+                changed.append(record)
         return changed
 
     def events(self, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield a run's events; a last line cut off by a crash is left out."""
-        try:
-            with (self.folder(run_id) / "events.jsonl").open() as file:
-                for line in file:
-                    try:
-                        yield json.loads(line)
-                    except ValueError:
-                        continue
-        except OSError:
-            return
+        with suppress(OSError), (self.folder(run_id) / "events.jsonl").open() as file:
+            for line in file:
+                with suppress(ValueError):
+                    yield json.loads(line)
+
+    def select(self, slug: str | None, failed: bool, host: str | None) -> Iterator[dict[str, Any]]:
+        """Yield raw records that fit the filters, newest first."""
+        for data in self.newest():
+            unwanted = (slug and data.get("runbook") != slug) or (host and host not in data.get("hosts", []))
+            if not unwanted and not (failed and data.get("state") == "succeeded"):
+                yield data
+
+    def last_runs(self, slugs: set[str]) -> dict[str, dict[str, Any]]:
+        """Return, per runbook, its newest run (`last`) and its newest good one that was no --check (`good`)."""
+        seen: dict[str, dict[str, Any]] = {}
+        for data in self.newest():
+            entry = seen.setdefault(str(data.get("runbook")), {"last": data})
+            if _good(data):
+                entry.setdefault("good", data)
+            if all("good" in seen.get(slug, {}) for slug in slugs):
+                break  # a list of runbooks must not read years of records
+        return seen
 
     def dead_runs(self, limit: int = 20) -> list[str]:
         """Return runs that ended without giving their leases back, so that the next need not wait."""
@@ -320,29 +327,34 @@ class Store:
 
     def usual_seconds(self, slug: str, wanted: int = 5) -> dict[str, float]:
         """Given a runbook, return the median seconds of each of its steps over the last good runs."""
+        good = (data for data in self.newest(100) if data.get("runbook") == slug and _good(data))
         seen: dict[str, list[float]] = {}
-        runs = 0
-        for data in self.newest(100):
-            if data.get("runbook") == slug and data.get("state") == "succeeded" and not data.get("check"):
-                for step in data.get("steps", []):
-                    if step.get("seconds") is not None:
-                        seen.setdefault(step["id"], []).append(step["seconds"])
-                runs += 1
-                if runs == wanted:
-                    break
+        for data in islice(good, wanted):
+            for step in data.get("steps", []):
+                if step.get("seconds") is not None:
+                    seen.setdefault(step["id"], []).append(step["seconds"])
         return {name: sorted(values)[len(values) // 2] for name, values in seen.items()}
 
 
+def _ids(folder: Path) -> list[str]:
+    try:
+        return sorted((name for name in os.listdir(folder) if len(name) == ID_LENGTH), reverse=True)
+    except OSError:
+        return []
+
+
+def _good(data: dict[str, Any]) -> bool:
+    return data.get("state") == "succeeded" and not data.get("check")
+
+
 def _mark_interrupted(record: Record) -> None:
-    record.state, record.exit_code = "interrupted", None
+    record.state, record.ended = "interrupted", now()
     record.message = f"The process that ran this (pid {record.who.pid}) is gone; how far it came is below."
     record.remedy = f"Every step can be repeated: runbook run {record.runbook}"
-    record.ended = now()
     for step in record.steps:
         if step.state == "running":
             step.state = "failed"
-    if left := processes.of_run(record.id):
-        pids = ", ".join(str(item.pid) for item in sorted(left, key=lambda item: item.pid))
+    if pids := ", ".join(str(pid) for pid in sorted(item.pid for item in processes.of_run(record.id))):
         record.notes.append(f"When this was noticed, its ansible-playbook was still at work: pid {pids}.")
 
 

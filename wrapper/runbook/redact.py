@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 MASK = "********"
@@ -27,9 +27,7 @@ _PATTERNS = [
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S), MASK),
     (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"), rf"\1 {MASK}"),
     (
-        re.compile(
-            r"\bsk-[A-Za-z0-9_-]{8,}|\bAKIA[0-9A-Z]{12,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bxox[a-z]-[\w-]{8,}"
-        ),
+        re.compile(r"\bsk-[A-Za-z0-9_-]{8,}|\bAKIA[0-9A-Z]{12,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bxox[a-z]-[\w-]{8,}"),
         MASK,
     ),
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]*:)(?!\*)[^@\s/'\"]+(?=@)", re.I), rf"\1{MASK}"),
@@ -57,11 +55,8 @@ class Redactor:
 
     def learn(self, value: object) -> None:
         """Given a secret, or a list or mapping of them, remember it and the forms it takes when quoted."""
-        if isinstance(value, Mapping):
-            for item in value.values():
-                self.learn(item)
-        elif isinstance(value, list | tuple):
-            for item in value:
+        if isinstance(value, Mapping | list | tuple):
+            for item in value.values() if isinstance(value, Mapping) else value:
                 self.learn(item)
         elif isinstance(value, str | int) and not isinstance(value, bool):
             text = str(value)
@@ -99,27 +94,24 @@ class Redactor:
         return self._data(value)
 
     def _learn_keys(self, value: Any) -> None:
+        """A secret that is named in one place may be repeated in another, so all are learned first."""
         if isinstance(value, Mapping):
-            for key, item in value.items():
-                if isinstance(item, str) and is_secret_name(str(key)):
-                    self.learn(item)
-                else:
-                    self._learn_keys(item)
-        elif isinstance(value, list | tuple):
-            for item in value:
+            self.learn_named({key: item for key, item in value.items() if isinstance(item, str)})
+        if isinstance(value, Mapping | list | tuple):
+            for item in value.values() if isinstance(value, Mapping) else value:
                 self._learn_keys(item)
 
     def _data(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
-        if isinstance(value, Mapping):
-            return {
-                self.text(str(key)): MASK if item and _holds_secret(str(key), item) else self._data(item)
-                for key, item in value.items()
-            }
         if isinstance(value, list | tuple):
             return [self._data(item) for item in value]
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            self.text(str(key)): MASK if item and _holds_secret(str(key), item) else self._data(item)
+            for key, item in value.items()
+        }
 
 
 def _holds_secret(key: str, value: Any) -> bool:
@@ -129,10 +121,6 @@ def _holds_secret(key: str, value: Any) -> bool:
 def strip_control(text: str) -> str:
     """Given text from a host, return it without terminal sequences; newline and tab stay."""
     return _CONTROL.sub("", text)
-
-
-def masked_lines(lines: Iterable[str]) -> list[str]:
-    return [shared().clean(line) for line in lines]
 
 
 _shared = Redactor()

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,20 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from runbook.errors import ExitCode
-from runbook.record import Action, Record, StepRun
+from runbook.record import Action, Finding, Record, StepRun
 from runbook.redact import shared
 from runbook.schema import dump
-from runbook.units import amount, duration, severity_rank
+from runbook.units import amount, counted, duration
 
-_STATE_STYLE = {
-    "succeeded": "green",
-    "failed": "red",
-    "refused": "yellow",
-    "unreachable": "red",
-    "ok": "green",
-}
-_STATE_STYLE |= {"timed_out": "red", "cancelled": "yellow", "interrupted": "yellow", "changed": "cyan"}
-_SEVERITY_STYLE = {"critical": "bold red", "warning": "yellow", "info": "blue"}
+STYLE = {"succeeded": "green", "ok": "green", "done": "green", "fixed": "green", "accepted": "dim"}
+STYLE |= {"failed": "red", "unreachable": "red", "timed_out": "red", "critical": "bold red", "info": "blue"}
+STYLE |= dict.fromkeys(("refused", "cancelled", "interrupted", "warning"), "yellow")
+STYLE |= {"changed": "cyan", "planned": "cyan"}
+
+_WHOLE = 26  # characters; a cell up to this length is never broken
 
 
 def plain(value: object, style: str = "") -> Text:
@@ -37,14 +34,28 @@ def plain(value: object, style: str = "") -> Text:
     return Text(shared().clean("" if value is None else str(value)), style=style)
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str | None = None) -> Table:
+def styled(word: str, width: int = 0) -> Text:
+    """Given a state, result or severity, return it in its colour."""
+    return plain(word.replace("_", " ").ljust(width), STYLE.get(word, "dim"))
+
+
+def stacked(*lines: Text) -> Text:
+    """Return a cell of several lines, without the empty ones."""
+    return Text("\n").join(line for line in lines if line)
+
+
+def table(columns: Sequence[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
+    """Return a table without lines; short columns stay whole, and long ones share the room that is left."""
+    cells = [[cell if isinstance(cell, Text) else plain(cell) for cell in row] for row in rows]
     drawn = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    for column in columns:
-        drawn.add_column(column, header_style="bold", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+        title=title or None, title_justify="left", title_style="bold", show_header=any(columns),
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold",
+    )  # fmt: skip
+    for index, column in enumerate(columns):
+        short = all(len(line) <= _WHOLE for row in cells for line in row[index].split())
+        drawn.add_column(column, overflow="ellipsis" if short else "fold", no_wrap=short)
+    for row in cells:
+        drawn.add_row(*row)
     return drawn
 
 
@@ -60,7 +71,7 @@ class Terminal:
     def __init__(self, jsonl: bool = False, as_json: bool = False, verbosity: int = 0) -> None:
         self.jsonl, self.as_json, self.verbosity = jsonl, as_json, verbosity
         self.out, self.err = consoles()
-        self._live: Live | None = None
+        self._live = Live(console=self.err, refresh_per_second=8, transient=True)
         self._shown: str | None = None
         self._usual: dict[str, float] = {}
         self._since = 0.0
@@ -76,12 +87,10 @@ class Terminal:
 
     def started(self, record: Record, usual: dict[str, float]) -> None:
         self._usual = usual
-        what = f"{record.title}{' (check)' if record.check else ''}: run {record.id}"
-        self.err.print(plain(what, "bold"))
+        self.err.print(plain(f"{record.title}{' (check)' if record.check else ''}: run {record.id}", "bold"))
         if self.jsonl:
             self._emit(json.dumps({"event": "run", "id": record.id, "runbook": record.runbook}))
         if self.err.is_terminal:
-            self._live = Live(console=self.err, refresh_per_second=8, transient=True)
             self._live.start()
 
     def event(self, line: dict[str, Any], text: str) -> None:
@@ -95,21 +104,16 @@ class Terminal:
         if name != self._shown:
             self._done(record)
             self._shown, self._since = name, time.monotonic()
-        if current and self._live:
-            spent = time.monotonic() - self._since
-            self._live.update(Spinner("dots", Text(f"{self._label(record, current)}  {duration(spent)}")))
-
-    def _label(self, record: Record, step: StepRun) -> str:
-        number = record.steps.index(step) + 1
-        usual = self._usual.get(step.id)
-        return f"{number}/{len(record.steps)} {step.id}{f', usually {duration(usual)}' if usual else ''}"
+        if current and self._live.is_started:
+            usual = self._usual.get(current.id)
+            spent = duration(time.monotonic() - self._since)
+            said = f"{_place(record, current).strip()}  {spent}{f', usually {duration(usual)}' if usual else ''}"
+            self._live.update(Spinner("dots", plain(said)))
 
     def _done(self, record: Record) -> None:
         step = next((s for s in record.steps if s.id == self._shown and s.ended), None)
         if step:
-            number = f"{record.steps.index(step) + 1}/{len(record.steps)}"
-            line = plain(f"  {number:>5} {step.id:<14} ")
-            line.append_text(plain(f"{step.state:<8}", _STATE_STYLE.get(step.state, "dim")))
+            line = plain(f"{_place(record, step):<22} ").append_text(styled(step_state(record, step), 8))
             self.err.print(line, duration(step.seconds))
 
     def notice(self, text: str) -> None:
@@ -117,17 +121,14 @@ class Terminal:
 
     def finished(self, record: Record) -> None:
         self._done(record)
-        if self._live:
-            self._live.stop()
+        self._live.stop()
         if self.jsonl:
             self._emit(json.dumps({"event": "result", **document(record)}))
         elif self.as_json:
             self._emit(json.dumps(document(record), indent=2))
         else:
             show_results(record, self.out)
-        show_headline(record, self.err)
-        for command in next_commands(record):
-            self.err.print(Text("Next: "), plain(command, "bold"), soft_wrap=True)
+        show_end(record, self.err)
 
 
 def document(record: Record) -> Any:
@@ -137,84 +138,94 @@ def document(record: Record) -> Any:
 
 def event_line(line: dict[str, Any]) -> Text:
     where = f"{line['host']}: " if line.get("host") else ""
-    said = line.get("msg") or line.get("text") or ""
-    shown = plain(f"    {line['event']:<11}", _STATE_STYLE.get(line["event"], "dim"))
-    return shown.append_text(plain(f"{where}{line.get('task') or ''} {said}".rstrip()))
+    said = f"{where}{line.get('task') or ''} {line.get('msg') or line.get('text') or ''}"
+    return styled(line["event"], 11).append_text(plain(f" {said}".rstrip()))
+
+
+def _place(record: Record, step: StepRun) -> str:
+    return f"{f'{record.steps.index(step) + 1}/{len(record.steps)}':>7} {step.id}"
+
+
+def step_state(record: Record, step: StepRun) -> str:
+    """Return a step's state; what Ansible calls changed in check mode was only planned."""
+    return "planned" if record.check and step.state == "changed" else step.state
+
+
+def outcome(state: str, check: bool) -> str:
+    """Return how a run ended, as a word."""
+    if check:
+        return "checked" if state == "succeeded" else f"check {state.replace('_', ' ')}"
+    return state.replace("_", " ")
 
 
 def headline(record: Record) -> str:
     """Return how the run ended, in one line."""
-    planned = sum(action.result == "planned" for action in record.actions)
-    done = sum(action.result == "done" for action in record.actions)
-    count, fixed = len(record.open_findings), sum(f.state == "fixed" for f in record.findings)
-    parts = [f"{planned} planned"] if record.check else [f"{done} done"]
-    parts.append(f"{count} finding{'s' if count != 1 else ''} left open")
-    if fixed:
+    told = f"{record.title} {outcome(record.state, record.check)}"
+    if not (record.state == "succeeded" or record.actions or record.findings):
+        return told
+    result = "planned" if record.check else "done"
+    parts = [f"{counted(record.count(result), 'action')} {result}" if record.actions else "nothing to do"]
+    if failed := record.count("failed"):
+        parts.append(f"{failed} failed")
+    parts.append(f"{counted(len(record.open_findings), 'finding')} open")
+    if critical := sum(finding.severity == "critical" for finding in record.open_findings):
+        parts[-1] += f" ({critical} critical)"
+    if fixed := sum(finding.state == "fixed" for finding in record.findings):
         parts.append(f"{fixed} fixed")
-    told = f"{record.title} {record.state.replace('_', ' ')}"
-    if record.hosts:
-        told += f" on {len(record.hosts)} host{'s' if len(record.hosts) != 1 else ''}"
-    if record.seconds is not None:
-        told += f" after {duration(record.seconds)}"
-    acted = record.state == "succeeded" or planned or done or record.findings
-    return f"{told}: {', '.join(parts)}" if acted else told
+    return f"{told}: {', '.join(parts)}"
 
 
-def show_headline(record: Record, err: Console) -> None:
-    err.print(plain(headline(record), f"bold {_STATE_STYLE.get(record.state, 'yellow')}"), soft_wrap=True)
-    if record.message:
-        err.print(plain(record.message), soft_wrap=True)
-    if record.remedy:
-        err.print(plain(record.remedy), soft_wrap=True)
-    for note in record.notes:
-        err.print(plain(f"Note: {note}", "yellow"), soft_wrap=True)
+def show_end(record: Record, err: Console) -> None:
+    """Print how the run ended, what it means, and what an operator is likely to want next."""
+    ended = plain(headline(record), f"bold {STYLE.get(record.state, 'yellow')}")
+    err.print(ended, soft_wrap=not err.is_terminal)
+    notes = [plain(f"Note: {note}", "yellow") for note in record.notes]
+    for line in (plain(record.message), plain(record.remedy), *notes):
+        if line:
+            err.print(line, soft_wrap=True)
     if record.exit_code is not None:
-        err.print(
-            plain(f"Exit {record.exit_code}: {ExitCode(record.exit_code).meaning}", "dim"), soft_wrap=True
-        )
+        where = f"{counted(len(record.hosts), 'host')}, {duration(record.seconds)}"
+        meaning = ExitCode(record.exit_code).meaning.replace("`", "")
+        err.print(plain(f"Exit {record.exit_code}, {where}: {meaning}", "dim"), soft_wrap=True)
+    for command in next_commands(record):
+        err.print(Text("Next: ").append_text(plain(command, "bold")), soft_wrap=True)
 
 
 def show_results(record: Record, out: Console) -> None:
-    """Print the findings, worst first, and the actions."""
+    """Print the findings, worst first, and the actions. Each has lines of its own: tables need more columns
+    than a terminal has."""
+    many = len(record.hosts) > 1
     if record.findings:
-        ranked = sorted(record.findings, key=lambda f: (f.state != "open", severity_rank(f.severity), f.host))
-        rows: list[tuple[object, ...]] = [
-            (
-                plain(f.severity, _SEVERITY_STYLE[f.severity]),
-                f.state,
-                f.host,
-                f.subject,
-                f.title,
-                f.observed,
-                f.remedy,
-            )
-            for f in ranked
+        rows = [
+            (styled(f.severity if f.state == "open" else f.state), _finding(record, f, many))
+            for f in record.ranked_findings
         ]
-        out.print(
-            table(("Severity", "State", "Host", "Subject", "Finding", "Observed", "Remedy"), rows, "Findings")
-        )
+        out.print(table(("", ""), rows, "Findings"))
         out.print()
     if record.actions:
-        rows = [
-            (
-                plain(a.result, _action_style(a)),
-                a.host,
-                a.step,
-                a.subject,
-                because(a),
-                change(a),
-                duration(a.seconds),
-            )
-            for a in record.actions
-        ]
-        out.print(
-            table(("Result", "Host", "Step", "Subject", "Reason", "Before → after", "Took"), rows, "Actions")
-        )
+        columns = ("", "", "", "Before → after", "Took")
+        acted = [(styled(a.result), a.step, _action(a, many), change(a), duration(a.seconds)) for a in record.actions]
+        out.print(table(columns, acted, "Actions"))
         out.print()
 
 
-def _action_style(action: Action) -> str:
-    return {"done": "green", "planned": "cyan", "failed": "red"}.get(action.result, "dim")
+def _finding(record: Record, finding: Finding, many_hosts: bool) -> Text:
+    where = [finding.subject, f"on {finding.host}" if many_hosts else ""]
+    observed = "" if finding.observed is None else str(finding.observed)
+    said = ": ".join(filter(None, (" ".join(filter(None, where)), observed)))
+    cure = f"→ {remedy(record, finding)}" if finding.remedy and finding.state == "open" else ""
+    return stacked(plain(finding.title or finding.id, "bold"), plain(said), plain(cure))
+
+
+def _action(action: Action, many_hosts: bool) -> Text:
+    where = f"{action.subject} on {action.host}" if many_hosts else action.subject
+    return stacked(plain(where, "bold"), plain(because(action), "dim"))
+
+
+def remedy(record: Record, finding: Finding) -> str:
+    """Return what cures a finding; a bare name is that of a step of the runbook."""
+    step = next((step for step in record.steps if step.id == finding.remedy), None)
+    return f"step {step.id} of this runbook" if step else str(finding.remedy)
 
 
 def change(action: Action) -> str:
@@ -235,11 +246,13 @@ def because(action: Action) -> str:
     return told
 
 
+def _inventories(record: Record) -> list[str]:
+    return [word for path in record.inventory for word in ("-i", path)]
+
+
 def again(record: Record) -> str:
     """Return the command that carries a run out again, this time for real; masked inputs stay masked."""
-    words = ["runbook", "run", record.runbook]
-    for path in record.inventory:
-        words += ["-i", path]
+    words = ["runbook", "run", record.runbook, *_inventories(record)]
     if record.limit:
         words += ["-l", record.limit]
     for name, value in record.inputs.items():
@@ -255,10 +268,7 @@ def next_commands(record: Record) -> list[str]:
     if record.exit_code == ExitCode.WOULD_CHANGE:
         return [again(record)]
     if record.state == "unreachable":
-        return [
-            shlex.join(["runbook", "doctor", *(w for path in record.inventory for w in ("-i", path))]),
-            show,
-        ]
+        return [shlex.join(["runbook", "doctor", *_inventories(record)]), show]
     if record.state == "succeeded":
         return [f"runbook runs report {record.id} --html -o report.html"]
     return [show]

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,29 +86,23 @@ def make_private(run_id: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{me.pid}-{me.started}-{run_id}-", dir=private_root()))
 
 
-def sweep_private() -> list[Path]:
-    """Remove the private folders of runs that were killed, and return them.
-
-    The folder of a run whose ansible-playbook outlives its wrapper is still in use and stays.
-    """
-    removed = []
+def sweep_private() -> None:
+    """Remove the private folders of runs that were killed, unless their ansible-playbook is still at work."""
     for path in private_root().glob(f"{_PREFIX}*-*-*-*"):
         pid, started, run_id, _ = path.name.removeprefix(_PREFIX).split("-", 3)
         if not (pid.isdigit() and started.isdigit()) or path.lstat().st_uid != os.getuid():
             continue
         if not processes.Process(int(pid), int(started)).alive() and not processes.of_run(run_id):
             shutil.rmtree(path, ignore_errors=True)
-            removed.append(path)
-    return removed
 
 
 @contextmanager
 def _only(env: dict[str, str]) -> Iterator[None]:
     """Lend os.environ to ansible-runner, which copies all of it into the play's environment and a file."""
     saved = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(env)
     try:
+        os.environ.clear()
+        os.environ.update(env)
         yield
     finally:
         os.environ.clear()
@@ -119,11 +113,10 @@ class Play:
     """One ansible-playbook at work in a thread; `events` yields what it reports until it ends."""
 
     def __init__(self, job: Job, private: Path) -> None:
-        self.job = job
-        self.private = private
+        self.job, self.private = job, private
         self.rc: int | None = None
         self.error = ""
-        self.pid: int | None = None
+        self._pid: int | None = None
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._kill = self._interrupted = False
         self._stopping: float | None = None
@@ -142,7 +135,7 @@ class Play:
         (self.private / "env" / "settings").write_text(json.dumps(settings))
         env = environment(job.project, job.run_id, self.private)
         with _only(env):
-            runner = init_runner(
+            return init_runner(
                 private_data_dir=str(self.private),
                 project_dir=str(job.project.root),
                 ident=job.run_id,
@@ -158,7 +151,6 @@ class Play:
                 event_handler=self._on_event,
                 cancel_callback=lambda: self._kill,
             )
-        return runner
 
     def _arguments(self) -> str:
         parts = [flag for flag, wanted in (("--check", self.job.check), ("--diff", self.job.diff)) if wanted]
@@ -199,8 +191,7 @@ class Play:
             if event is None:
                 self._thread.join()
                 return
-            if self.pid is None and event.get("pid"):
-                self.pid = int(event["pid"])
+            self._pid = self._pid or event.get("pid")
             if event.get("event") == "playbook_on_play_start":
                 self._forget()
             yield event
@@ -220,7 +211,7 @@ class Play:
         """While stopping: remember what must not outlive the play, and run out of patience in the end."""
         if self._stopping is None:
             return
-        roots = {processes.process(self.pid)} if self.pid else processes.of_run(self.job.run_id)
+        roots = {processes.process(self._pid)} if self._pid else processes.of_run(self.job.run_id)
         for root in roots:
             self._seen |= processes.descendants(root.pid)
             if not self._interrupted:
@@ -232,7 +223,3 @@ class Play:
     def sweep(self) -> int:
         """After a stop, end what is left of the play's processes. Return how many there were."""
         return processes.end(self._seen | processes.of_run(self.job.run_id))
-
-    def remove(self) -> None:
-        with suppress(OSError):
-            shutil.rmtree(self.private)

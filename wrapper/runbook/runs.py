@@ -7,21 +7,23 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from runbook import inputs, inventory, processes
-from runbook.catalog import Catalog, Runbook
-from runbook.errors import BadInput, RunbookError
-from runbook.events import Collector, phases, verdict
-from runbook.project import Project, Revision
+from runbook.catalog import Catalog
+from runbook.errors import BadInput, ExitCode, RunbookError
+from runbook.events import Collector, Tally, Verdict, phases, verdict
+from runbook.project import Project, revision
 from runbook.record import Journal, Record, Source, StepRun, Store, now, versions
 from runbook.redact import shared
 from runbook.runner import Job, Play, make_private, sweep_private
+
+ASK_SECONDS = 60.0  # a host that takes longer to say who it is cannot be worked with
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Request:
     sets: tuple[str, ...] = ()
     reason: str = ""
     ticket: str = ""
-    timeout_seconds: float | None = None
+    timeout: float | None = None
     verbosity: int = 0
 
 
@@ -79,9 +81,7 @@ class Stop:
 
     @property
     def why(self) -> str | None:
-        if self.asked:
-            return "cancelled"
-        return "timed_out" if time.monotonic() > self.deadline else None
+        return ("cancelled" if self.asked else "timed_out") if self.orders else None
 
 
 def open_store(root: Path) -> Store:
@@ -96,40 +96,16 @@ def open_store(root: Path) -> Store:
     return store
 
 
-def all_options(
-    project: Project, runbook: Runbook
-) -> tuple[dict[str, inputs.Option], dict[str, inputs.Option]]:
-    """Return (the runbook's inputs, the frame's inputs), without those only the wrapper may set."""
-    return inputs.load_options(project.roles / runbook.role), inputs.frame_options(project.roles)
-
-
-@dataclass
-class Plan:
-    """A request that was found valid."""
-
-    request: Request
-    runbook: Runbook
-    record: Record
-    job: Job
-
-
-def plan(project: Project, request: Request, dead_runs: Iterable[str] = ()) -> Plan:
+def plan(project: Project, request: Request, dead_runs: list[str]) -> tuple[Record, Job]:
     """Given a request, return what to run. Raise BadInput; nothing has been written or started by then."""
     runbook = Catalog(project).get(request.slug)
     playbook = project.playbook(request.slug)
     if not playbook.exists():
-        raise BadInput(
-            f"The runbook {request.slug} has no playbook {playbook}.", "Add it, or use another project."
-        )
-    limit_seconds = request.timeout_seconds or runbook.time_limit_seconds
-    own, frame = all_options(project, runbook)
-    options = own | frame
+        raise BadInput(f"The runbook {request.slug} has no playbook {playbook}.", "Use another project.")
+    options = inputs.load_options(project.roles / runbook.role) | inputs.frame_options(project.roles)
     values = inputs.parse_inputs(request.sets, options)
-    for name, value in values.items():
-        if inputs.is_secret(name, options[name]):
-            shared().learn(value)
+    shared().learn([value for name, value in values.items() if inputs.is_secret(name, options[name])])
     paths = inventory.resolve(request.inventory, project)
-    inventory.inspect(paths, shared())
     record = Record(
         runbook=runbook.slug,
         title=runbook.title,
@@ -139,47 +115,43 @@ def plan(project: Project, request: Request, dead_runs: Iterable[str] = ()) -> P
         limit=request.limit,
         check=request.check,
         diff=request.diff,
-        time_limit_seconds=limit_seconds,
+        time_limit_seconds=request.timeout or runbook.time_limit_seconds,
         inputs=inputs.masked(values, options),
         project=Source(root=str(project.root)),
         steps=phases(runbook),
     )
-    own_vars = dict(
-        zip(
-            inputs.SET_BY_RUN,
-            (record.id, record.owner, request.reason, request.ticket, list(dead_runs)),
-            strict=True,
-        ),
-        **values,
-    )
+    by_run = (record.id, record.owner, request.reason, request.ticket, dead_runs)
     job = Job(
-        run_id=record.id, project=project, playbook=playbook, inventory=paths, extra_vars=own_vars,
-        limit=request.limit, check=request.check, diff=request.diff, verbosity=request.verbosity,
+        run_id=record.id, project=project, playbook=playbook, inventory=paths, limit=request.limit,
+        extra_vars=dict(zip(inputs.SET_BY_RUN, by_run, strict=True)) | values,
+        check=request.check, diff=request.diff, verbosity=request.verbosity,
     )  # fmt: skip
-    return Plan(request, runbook, record, job)
+    return record, job
 
 
-def execute(project: Project, store: Store, request: Request, observer: Observer) -> Record:
-    """Given a request, carry it out and return its record. Raise a RunbookError when it cannot be started."""
+def execute(project: Project, store: Store, request: Request, open_observer: Callable[[], Observer]) -> Record:
+    """Given a request, carry it out and return its record. Raise a RunbookError when it cannot be started.
+
+    The observer is made when Ansible is already at work, so that it need not wait for a terminal library.
+    """
     shared().learn_named(os.environ)
     store.prepare()
-    revision = Revision(project.root)
-    planned = plan(project, request, store.dead_runs())
-    record = planned.record
+    record, job = plan(project, request, store.dead_runs())
     private = make_private(record.id)
     record.private_dir = str(private)
-    watch = _Watch(record, store, Journal(store.create(record)), observer)
+    journal = Journal(store.create(record))
     try:
         with Stop(record.time_limit_seconds or 0) as stop:
-            play = Play(planned.job, private)
+            play = Play(job, private)
             play.start()
             try:
+                observer = open_observer()
                 record.versions = versions()
-                record.project.revision, record.project.dirty = revision.read()
+                record.project.revision, record.project.dirty = revision(project.root)
                 record.state = "running"
                 store.save(record)
                 observer.started(record, store.usual_seconds(record.runbook))
-                watch.follow(play, stop)
+                _Watch(record, store, journal, observer).follow(play, stop)
             except BaseException:
                 _abandon(play)
                 raise
@@ -187,7 +159,7 @@ def execute(project: Project, store: Store, request: Request, observer: Observer
         _give_up(record, store, error)
         raise
     finally:
-        watch.journal.close()
+        journal.close()
         shutil.rmtree(private, ignore_errors=True)
     observer.finished(record)
     return record
@@ -258,69 +230,47 @@ def _close(record: Record, store: Store) -> None:
 def _give_up(record: Record, store: Store, error: BaseException) -> None:
     """The wrapper itself failed: the record must not claim that the run goes on."""
     if not record.finished:
-        record.state, record.exit_code = "failed", 2
-        if isinstance(error, RunbookError):
-            record.exit_code = int(error.code)
+        record.state = "failed"
+        record.exit_code = int(error.code if isinstance(error, RunbookError) else ExitCode.FAILED)
         record.message = shared().clean(f"The wrapper failed: {type(error).__name__}: {error}")
         with suppress(OSError):
             _close(record, store)
 
 
-def ask(
-    project: Project, job: Job, files: dict[str, Any], limit_seconds: float = 60
-) -> Iterator[dict[str, Any]]:
-    """Given a job that only reads, run it without a record and yield its raw events, unmasked.
+@dataclass
+class Answer:
+    """What hosts said to one task that only reads; `results` by host, unmasked."""
 
-    `files` are written to the private folder as JSON: `play.json` is the playbook, `defaults.json` an
-    inventory that ranks below the job's own.
-    """
-    private = make_private(job.run_id)
+    record: Record
+    tally: Tally
+    results: dict[str, dict[str, Any]]
+    end: Verdict
+
+
+def ask(
+    project: Project, paths: list[Path], limit: str | None, play: dict[str, Any], defaults: dict[str, Any]
+) -> Answer:
+    """Given a play of one task, run it without a record; `defaults` rank below the inventory's variables."""
+    record = Record(runbook="ask", title="Ask", project=Source(root=str(project.root)))
+    private = make_private(record.id)
+    collector, results = Collector(record), {}
     try:
-        for name, content in files.items():
-            (private / name).write_text(json.dumps(content))
-        lowest = [private / "defaults.json"] if "defaults.json" in files else []
-        job = replace(job, playbook=private / "play.json", inventory=[*lowest, *job.inventory])
-        with Stop(limit_seconds) as stop:
-            play = Play(job, private)
-            play.start()
-            for event in play.events():
+        (private / "play.json").write_text(json.dumps([play]))
+        (private / "defaults.json").write_text(json.dumps({"all": {"vars": defaults}}))
+        job = Job(record.id, project, private / "play.json", [private / "defaults.json", *paths], limit=limit)
+        with Stop(ASK_SECONDS) as stop:
+            asked = Play(job, private)
+            asked.start()
+            for event in asked.events():
                 if stop.why:
-                    play.stop()
-                if event is not None:
-                    yield event
+                    asked.stop()
+                collector.feed(shared().data(event or {}))
+                if event and event.get("event") == "runner_on_ok":
+                    results[event["event_data"]["host"]] = event["event_data"]["res"]
             if stop.why:
-                play.sweep()
+                asked.sweep()
                 raise RunbookError("Ansible did not answer in time, or was cancelled.")
+        end = verdict(record, collector.tally, asked.rc, None, asked.error)
+        return Answer(record, collector.tally, results, end)
     finally:
         shutil.rmtree(private, ignore_errors=True)
-
-
-def select(
-    store: Store, slug: str | None = None, failed: bool = False, host: str | None = None, limit: int = 50
-) -> list[dict[str, Any]]:
-    """Return raw records, newest first, that fit the filters."""
-    found: list[dict[str, Any]] = []
-    for data in store.newest():
-        if slug and data.get("runbook") != slug:
-            continue
-        if failed and data.get("state") == "succeeded":
-            continue
-        if host and host not in data.get("hosts", []):
-            continue
-        found.append(data)
-        if len(found) == limit:
-            break
-    return found
-
-
-def last_runs(store: Store, slugs: set[str]) -> dict[str, dict[str, Any]]:
-    """Return, per runbook, its newest run (`last`) and its newest good one that was no --check (`good`)."""
-    seen: dict[str, dict[str, Any]] = {}
-    for data in store.newest():
-        entry = seen.setdefault(str(data.get("runbook")), {})
-        entry.setdefault("last", data)
-        if data.get("state") == "succeeded" and not data.get("check"):
-            entry.setdefault("good", data)
-        if slugs and all("good" in seen.get(slug, {}) for slug in slugs):
-            break
-    return seen

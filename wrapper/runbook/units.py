@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from datetime import datetime
 
-SEVERITIES = ("critical", "warning", "info")
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def severity_rank(severity: str) -> int:
-    """Return 0 for the worst severity."""
-    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
-
-
 def size(value: float) -> str:
-    sign, value = ("-" if value < 0 else ""), abs(value)
-    for unit in _BYTES:
-        if value < 1024 or unit == _BYTES[-1]:
-            return f"{sign}{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{sign}{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError("the last unit takes everything")
+    sign, value, step = ("-" if value < 0 else ""), abs(value), 0
+    while value >= 1024 and step < len(_BYTES) - 1:
+        value, step = value / 1024, step + 1
+    return f"{sign}{value:.{0 if step == 0 or value >= 100 else 1}f} {_BYTES[step]}"
 
 
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
@@ -33,6 +27,17 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(value: float) -> str:
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def counted(value: float, noun: str) -> str:
+    """Given a number and a noun, return `1 host` or `2 hosts`."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
 
 
 def amount(value: object, unit: str | None) -> str:
@@ -45,16 +50,9 @@ def amount(value: object, unit: str | None) -> str:
         return size(value)
     if unit == "seconds":
         return duration(value)
-    number = (
-        f"{value:,.0f}"
-        if float(value).is_integer()
-        else f"{value:,.1f}"
-        if abs(value) >= 1
-        else f"{value:.3g}"
-    )
-    if unit == "percent":
-        return f"{number} %"
-    return f"{number} {unit}" if unit else number
+    if unit in ("rows", "columns", "hours", "days"):
+        return counted(value, unit.removesuffix("s"))
+    return f"{number(value)} {'%' if unit == 'percent' else unit or ''}".rstrip()
 
 
 def moment(value: datetime | None) -> str:
@@ -63,8 +61,7 @@ def moment(value: datetime | None) -> str:
 
 def age(seconds: float) -> str:
     """Return how long ago something was, coarsely."""
-    for size_, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size_:
-            count = int(seconds // size_)
-            return f"{count} {word}{'s' if count != 1 else ''} ago"
+    for length, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= length:
+            return f"{counted(seconds // length, word)} ago"
     return "just now"
