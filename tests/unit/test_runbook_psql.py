@@ -198,6 +198,27 @@ def test_a_client_that_is_killed_in_a_statement(server: Server) -> None:
 
 
 @pytest.mark.server
+def test_asking_a_lost_session_again_does_not_wait_for_ever(server: Server) -> None:
+    with Session(server.connection()) as lost:
+        lost._process.kill()
+        with pytest.raises(PsqlUnreachable):
+            lost.execute("SELECT 1")
+        # As in the moment when psql has closed its output but not yet its input: what is written is taken.
+        read, write = os.pipe()
+        with os.fdopen(write, "w") as taken, os.fdopen(read):
+            lost._stdin = taken
+            again = threading.Thread(target=_fails, args=(lost,), daemon=True)
+            again.start()
+            again.join(20)
+            assert not again.is_alive()
+
+
+def _fails(session: Session) -> None:
+    with pytest.raises(PsqlUnreachable):
+        session.execute("SELECT 1")
+
+
+@pytest.mark.server
 def test_no_answer_within_the_limit_ends_the_statement_on_the_server_too(server: Server) -> None:
     with Session(server.connection()) as slow:
         pid = slow.value("SELECT pg_backend_pid() AS p")

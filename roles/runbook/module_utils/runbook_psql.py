@@ -261,6 +261,7 @@ class Session:
                     "the server gave no answer within the time limit; the session was ended"
                 ) from None
             if line is None:
+                lines.put(None)  # the end stays the end: who asks again must not wait for ever
                 raise PsqlUnreachable(self._last_words(read))
             read.append(line)
             if line.startswith(marker):
@@ -283,6 +284,7 @@ class Session:
             except queue.Empty:
                 break
             if line is None:
+                self._messages.put(None)
                 break
             words.append(line)
         told = [w for w in words if w.strip() and not w.startswith(("LOCATION:", "CONTEXT:"))]
