@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import threading
 import time
-from multiprocessing.synchronize import Barrier, Event
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ansible.module_utils.runbook_lease import LeaseHeld, Leases, renewed
 from ansible.module_utils.runbook_state import StateError
 from support.postgres import wait_until
 
+TESTS = Path(__file__).resolve().parent.parent
 RESOURCE = "database:llm_metrics"
 
 
@@ -132,58 +133,69 @@ def test_names_cannot_leave_their_folder(leases: Leases, tmp_path: Path, name: s
         take(leases, "two", name)
 
 
-def race(folder: Path, run: str, start: Barrier, results: Any) -> None:
-    leases = Leases(folder)
-    for number in range(40):
-        start.wait(30)
+# Own processes rather than forks of this one, whose other threads may hold locks at that moment.
+PRELUDE = f"""
+import sys, time
+sys.path.insert(0, {str(TESTS)!r})
+import conftest
+from pathlib import Path
+from ansible.module_utils.runbook_lease import LeaseHeld, Leases, renewed
+folder = Path(sys.argv[1])
+"""
+RACER = """
+for line in sys.stdin:
+    try:
+        lease = Leases(folder).acquire(line.strip(), sys.argv[2], "me@here", "test", 300)
+    except LeaseHeld as held:
+        lease = held.lease
+    print(lease["run_id"], flush=True)
+"""
+OWNER = """
+with renewed(folder, ["database:llm_metrics", "second"], "one", "one@laptop", "test", 1.2):
+    print("ready", flush=True)
+    time.sleep(300)
+"""
+
+
+@contextlib.contextmanager
+def process(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", PRELUDE + code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         try:
-            take(leases, run, f"r{number}")
-        except LeaseHeld as held:
-            results.put((number, run, held.lease["run_id"]))
-        else:
-            results.put((number, run, run))
+            yield child
+        finally:
+            child.kill()
 
 
 def test_of_two_processes_exactly_one_wins(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    start, results = context.Barrier(2), context.Queue()
-    racers = [context.Process(target=race, args=(tmp_path, run, start, results)) for run in ("one", "two")]
-    for racer in racers:
-        racer.start()
-    seen = [results.get(timeout=60) for _ in range(80)]
-    for racer in racers:
-        racer.join()
-    for number in range(40):
-        winners = {(run, winner) for n, run, winner in seen if n == number}
-        assert len({winner for _, winner in winners}) == 1, winners
-        assert sum(run == winner for run, winner in winners) == 1, winners
-
-
-def holds(folder: Path, seconds: float, ready: Event) -> None:
-    with renewed(folder, [RESOURCE, "second"], "one", "one@laptop", "test", seconds):
-        ready.set()
-        time.sleep(300)
+    with process(RACER, str(tmp_path), "one") as one, process(RACER, str(tmp_path), "two") as two:
+        for number in range(60):
+            for racer in (one, two) if number % 2 else (two, one):
+                assert racer.stdin
+                racer.stdin.write(f"r{number}\n")
+                racer.stdin.flush()
+            winners = [racer.stdout.readline().strip() for racer in (one, two) if racer.stdout]
+            assert winners in (["one", "one"], ["two", "two"]), number
+    assert {lease["run_id"] for lease in Leases(tmp_path).list()} == {"one", "two"}, "each was faster now and then"
 
 
 def test_a_lease_is_kept_while_its_owner_lives_and_lapses_after_a_kill(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    owner = context.Process(target=holds, args=(tmp_path, 1.2, ready))
-    owner.start()
-    assert ready.wait(30)
     leases = Leases(tmp_path)
-    first = {lease["resource"]: lease["expires_at"] for lease in leases.list()}
-    assert set(first) == {RESOURCE, "second"}
-    # Renewed beyond its first end, for both resources.
-    wait_until(
-        lambda: all(lease["expires_at"] > first[lease["resource"]] + 1.2 for lease in leases.list()), "renewed twice"
-    )
-    with pytest.raises(LeaseHeld):
-        take(leases, "two")
-    os.kill(owner.pid or 0, signal.SIGKILL)
-    owner.join()
-    assert leases.holder(RESOURCE, "two") is not None, "killed owners give nothing back"
-    wait_until(lambda: leases.holder(RESOURCE, "two") is None, "the lease lapses", 10)
+    with process(OWNER, str(tmp_path)) as owner:
+        assert owner.stdout and owner.stdout.readline() == "ready\n"
+        first = {lease["resource"]: lease["expires_at"] for lease in leases.list()}
+        assert set(first) == {RESOURCE, "second"}
+        # Renewed beyond its first end, for both resources.
+        wait_until(
+            lambda: all(lease["expires_at"] > first[lease["resource"]] + 1.2 for lease in leases.list()),
+            "renewed twice",
+        )
+        with pytest.raises(LeaseHeld):
+            take(leases, "two")
+        owner.kill()
+        owner.wait()
+        assert leases.holder(RESOURCE, "two") is not None, "killed owners give nothing back"
+        wait_until(lambda: leases.holder(RESOURCE, "two") is None, "the lease lapses", 10)
     assert take(leases, "two")["run_id"] == "two"
 
 
