@@ -37,7 +37,7 @@ def test_the_time_limit_gives_124_and_leaves_nothing(runbook: Runbook) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_gives_130_and_leaves_nothing(runbook: Runbook, number: signal.Signals) -> None:
-    command, marker, nap = slow(runbook)
+    command, _, nap = slow(runbook)
     process = runbook.start(*command)
     until(lambda: processes_with(f"sleep\0{nap}"))
     process.send_signal(number)

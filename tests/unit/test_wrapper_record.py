@@ -121,9 +121,7 @@ def test_leases_of_runs_that_ended_badly_may_be_taken_over(store: Store) -> None
 
 
 def test_the_suggested_command_is_the_run_that_was_checked(store: Store) -> None:
-    record = add(
-        store, check=True, inventory=["/a b/hosts"], limit="db1", inputs={"n": 3, "l": ["x"], "t": "it's"}
-    )
+    record = add(store, check=True, inventory=["/a b/hosts"], limit="db1", inputs={"n": 3, "l": ["x"], "t": "it's"})
     words = shlex.split(render.again(record))
     assert words[:6] == ["runbook", "run", "x", "-i", "/a b/hosts", "-l"]
     assert words[6:] == ["db1", "--set", "n=3", "--set", 'l=["x"]', "--set", "t=it's"]
@@ -136,12 +134,11 @@ def test_only_ansible_and_what_is_below_it_is_swept() -> None:
     worker = subprocess.Popen(["sh", "-c", "sleep 30.12; true", "ansible-playbook"], env=env)
     try:
         found = processes.of_run("01TEST")
-        assert {item.pid for item in found} == {worker.pid}
+        # The shell's own child looks like it between fork and exec.
+        assert {item.pid for item in found} >= {worker.pid}
+        assert daemon.pid not in {item.pid for item in found}
         assert len(processes.descendants(worker.pid)) >= 1
-        assert (
-            processes.end(found | processes.descendants(worker.pid), timedelta(seconds=1).total_seconds())
-            >= 1
-        )
+        assert processes.end(found | processes.descendants(worker.pid), timedelta(seconds=1).total_seconds()) >= 1
         worker.wait(timeout=5)
         assert daemon.poll() is None
     finally:

@@ -15,8 +15,7 @@ WARNING = {"id": "a", "severity": "warning", "state": "open"}
 
 def record(**values: Any) -> Record:
     return Record(
-        **{"runbook": "x", "title": "X", "project": Source("/"), "hosts": ["h"], "time_limit_seconds": 9.0}
-        | values
+        **{"runbook": "x", "title": "X", "project": Source("/"), "hosts": ["h"], "time_limit_seconds": 9.0} | values
     )
 
 
@@ -24,9 +23,7 @@ def seen(findings: list[dict[str, Any]], actions: list[dict[str, Any]] = [], **v
     made = record(stats=STATS, **values)
     collector = Collector(made)
     result = {"changed": False, "runbook": {"final": True, "findings": findings, "actions": actions}}
-    collector.feed(
-        {"event": "runner_on_ok", "event_data": {"host": "h", "task": "close | Report", "res": result}}
-    )
+    collector.feed({"event": "runner_on_ok", "event_data": {"host": "h", "task": "close | Report", "res": result}})
     return made
 
 
@@ -51,8 +48,7 @@ def test_a_run_that_went_through(made: Record, code: ExitCode) -> None:
 
 def test_a_changed_task_in_check_mode_is_work() -> None:
     assert (
-        verdict(record(stats=STATS, check=True), Tally(changed=1, finished=True), 0, None).code
-        == ExitCode.WOULD_CHANGE
+        verdict(record(stats=STATS, check=True), Tally(changed=1, finished=True), 0, None).code == ExitCode.WOULD_CHANGE
     )
 
 
@@ -103,8 +99,7 @@ def test_a_run_that_did_not(tally: Tally, rc: int | None, state: str, code: Exit
 
 def test_no_host_matched_is_bad_input() -> None:
     assert (
-        verdict(record(hosts=[], stats=STATS), Tally(no_hosts=True, finished=True), 0, None).code
-        == ExitCode.BAD_INPUT
+        verdict(record(hosts=[], stats=STATS), Tally(no_hosts=True, finished=True), 0, None).code == ExitCode.BAD_INPUT
     )
     assert verdict(record(hosts=[]), Tally(no_hosts=True, finished=True), 0, None).code == ExitCode.BAD_INPUT
 
@@ -128,9 +123,7 @@ def test_stem(task: str, wanted: str | None) -> None:
 
 
 def feed(collector: Collector, kind: str, **data: Any) -> Any:
-    return collector.feed(
-        {"event": kind, "event_data": data, "created": "2026-01-01T00:00:00+00:00", "pid": 7}
-    )
+    return collector.feed({"event": kind, "event_data": data, "created": "2026-01-01T00:00:00+00:00", "pid": 7})
 
 
 def test_steps_follow_the_tasks_and_a_step_entered_twice_adds_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,8 @@ class Result:
 
 def examine(project: Project, inventories: tuple[str, ...], limit: str | None) -> list[Result]:
     """Return what was examined, in the order in which faults should be cured."""
-    results = [_python(), _package("ansible-core"), _package("ansible-runner"), _playbook_command()]
+    results = [Result("python", True, f"{platform.python_version()} at {sys.executable}")]
+    results += [_package("ansible-core"), _package("ansible-runner"), _playbook_command()]
     looks: dict[str, Callable[[], Result]] = {"runbooks": lambda: _catalog(project), "records": _records}
     for name, look in looks.items():
         try:
@@ -48,12 +50,6 @@ def examine(project: Project, inventories: tuple[str, ...], limit: str | None) -
         return [*results, *_inventory(project, inventories, limit)]
     except RunbookError as error:
         return [*results, Result("inventory", False, str(error), error.remedy)]
-
-
-def _python() -> Result:
-    have = ".".join(map(str, sys.version_info[:3]))
-    good = sys.version_info >= (3, 11)
-    return Result("python", good, f"{have} at {sys.executable}", "Install Python 3.11 or newer.")
 
 
 def _package(name: str) -> Result:

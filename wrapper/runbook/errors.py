@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -65,8 +66,11 @@ class StateError(BadInput):
 
 
 def _say(text: str, remedy: str = "") -> None:
-    for line in filter(None, (text, remedy and f"  {remedy}")):
-        print(shared().clean(line), file=sys.stderr)
+    """Print lines on stderr, folded between words where a person reads them."""
+    width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else sys.maxsize
+    for line in [*text.splitlines(), *(f"  {line}" for line in remedy.splitlines())]:
+        folded = textwrap.wrap(shared().clean(line), width, break_long_words=False, break_on_hyphens=False)
+        print("\n".join(folded), file=sys.stderr)
 
 
 def _keep_traceback(state_dir: Path) -> str:

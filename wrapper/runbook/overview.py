@@ -6,22 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runbook import render
 from runbook.catalog import Catalog
 from runbook.project import Project
 from runbook.record import Record, Store, now
-from runbook.render import (
-    STYLE,
-    consoles,
-    event_line,
-    outcome,
-    plain,
-    show_end,
-    show_results,
-    stacked,
-    step_state,
-    styled,
-    table,
-)
+from runbook.render import plain, table
 from runbook.units import age, duration, moment
 
 SHORT_ID = 12  # the time in milliseconds and two random characters: enough to name a run
@@ -58,26 +47,26 @@ def overview(project: Project, store: Store) -> list[dict[str, Any]]:
 
 
 def show_overview(rows: list[dict[str, Any]]) -> None:
-    out, err = consoles()
+    out, err = render.consoles()
     if not rows:
         err.print("This project has no runbooks.")
         return
     lines = []
     for row in rows:
         last, alerts = row["last_run"], row["alerts"]
-        name = stacked(plain(row["slug"], "bold"), plain(", ".join(alerts), "dim"))
-        when = stacked(plain(age(_age_seconds(last))), _outcome(last)) if last else "never"
+        name = render.stacked(plain(row["slug"], "bold"), plain(", ".join(alerts), "dim"))
+        when = render.stacked(plain(age(_age_seconds(last))), _outcome(last)) if last else "never"
         due = plain("overdue", "bold yellow") if row["overdue"] else plain("in time", "green")
         lines.append((name, row["category"], when, due if row["max_age_hours"] is not None else ""))
     out.print(table(("Runbook, alerts", "Category", "Last run", "Due"), lines))
 
 
 def _outcome(data: dict[str, Any]) -> Any:
-    return plain(outcome(data["state"], data["check"]), STYLE.get(data["state"], "dim"))
+    return plain(render.outcome(data["state"], data["check"]), render.STYLE.get(data["state"], "dim"))
 
 
 def show_runs(found: list[dict[str, Any]]) -> None:
-    out, err = consoles()
+    out, err = render.consoles()
     if not found:
         err.print("No such runs.")
         return
@@ -94,13 +83,13 @@ def show_runs(found: list[dict[str, Any]]) -> None:
 
 
 def show_run(record: Record, folder: Path) -> None:
-    out, err = consoles()
+    out, err = render.consoles()
     limited = f" limited to {record.limit}" if record.limit else ""
     facts = {
         "Run": record.id,
         "Runbook": f"{record.title} ({record.runbook})",
         "Who": record.owner,
-        "What": outcome(record.state, record.check),
+        "What": render.outcome(record.state, record.check),
         "When": f"{moment(record.started)}, {duration(record.seconds) or record.state}",
         "Why": " · ".join(filter(None, (record.reason, record.ticket))),
         "Inventory": f"{', '.join(record.inventory)}{limited}",
@@ -115,21 +104,21 @@ def show_run(record: Record, folder: Path) -> None:
     out.print()
     reached = [step for step in record.steps if step.state != "pending"]
     if reached:
-        rows = [(step.id, styled(step_state(record, step)), duration(step.seconds)) for step in reached]
+        rows = [(step.id, render.styled(render.step_state(record, step)), duration(step.seconds)) for step in reached]
         out.print(table(("", "", ""), rows, "Steps"))
         out.print()
-    show_results(record, out)
-    show_end(record, err)
+    render.show_results(record, out)
+    render.show_end(record, err)
 
 
 def replay(store: Store, record: Record) -> None:
     """Print a run's events with the time since its start, then its results."""
-    out, err = consoles()
+    out, err = render.consoles()
     for line in store.events(record.id):
         if line["event"] not in ("task", "stats"):
             at = datetime.fromisoformat(line["at"]).astimezone()
             since = max((at - record.started).total_seconds(), 0)
-            out.print(plain(f"{since:8.1f} s", "dim"), event_line(line), soft_wrap=True)
+            out.print(plain(f"{since:8.1f} s", "dim"), render.event_line(line), soft_wrap=True)
     out.print()
-    show_results(record, out)
-    show_end(record, err)
+    render.show_results(record, out)
+    render.show_end(record, err)

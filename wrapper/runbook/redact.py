@@ -23,22 +23,16 @@ _HARMLESS = re.compile(
 _CONTROL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
-_PATTERNS = [
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S), MASK),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"), rf"\1 {MASK}"),
-    (
-        re.compile(r"\bsk-[A-Za-z0-9_-]{8,}|\bAKIA[0-9A-Z]{12,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bxox[a-z]-[\w-]{8,}"),
-        MASK,
-    ),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]*:)(?!\*)[^@\s/'\"]+(?=@)", re.I), rf"\1{MASK}"),
-    (
-        re.compile(
-            rf"(?i)((?:[a-z0-9_-]*(?:{_WORD})|\b(?:[a-z0-9_-]*[_-])?token(?!s))[a-z0-9]*[\"']?\s*[=:]\s*)"
-            r"(?!\$|\{\{|\*{4}|(?:null|none|true|false)\b)(\"[^\"]*\"|'[^']*'|[^\s\"',;&)}\]]+)"
-        ),
-        rf"\1{MASK}",
-    ),
-]
+_PRIVATE_KEY = r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+_ISSUED = r"\bsk-[A-Za-z0-9_-]{8,}|\bAKIA[0-9A-Z]{12,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bxox[a-z]-[\w-]{8,}"
+_AUTHORIZATION = r"(?i)(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}"
+_IN_URL = r"(?i)(\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]*:)(?!\*)[^@\s/'\"]+(?=@)"
+_ASSIGNED = (
+    rf"(?i)((?:[a-z0-9_-]*(?:{_WORD})|\b(?:[a-z0-9_-]*[_-])?token(?!s))[a-z0-9]*[\"']?\s*[=:]\s*)"
+    r"(?!\$|\{\{|\*{4}|(?:null|none|true|false)\b)(?:\"[^\"]*\"|'[^']*'|[^\s\"',;&)}\]]+)"
+)
+# The first group of a pattern, where it has one, is what stays.
+_PATTERNS = [re.compile(pattern) for pattern in (_PRIVATE_KEY, _AUTHORIZATION, _ISSUED, _IN_URL, _ASSIGNED)]
 
 
 def is_secret_name(name: str) -> bool:
@@ -80,8 +74,8 @@ class Redactor:
                 ordered = sorted(self._values, key=len, reverse=True)
                 self._pattern = re.compile("|".join(map(re.escape, ordered)))
             text = self._pattern.sub(MASK, text)
-        for pattern, replacement in _PATTERNS:
-            text = pattern.sub(replacement, text)
+        for pattern in _PATTERNS:
+            text = pattern.sub(rf"\g<1>{MASK}" if pattern.groups else MASK, text)
         return text
 
     def clean(self, text: str) -> str:

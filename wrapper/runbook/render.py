@@ -117,7 +117,7 @@ class Terminal:
             self.err.print(line, duration(step.seconds))
 
     def notice(self, text: str) -> None:
-        self.err.print(plain(text, "yellow"), soft_wrap=True)
+        self.err.print(plain(text, "yellow"), soft_wrap=not self.err.is_terminal)
 
     def finished(self, record: Record) -> None:
         self._done(record)
@@ -138,7 +138,7 @@ def document(record: Record) -> Any:
 
 def event_line(line: dict[str, Any]) -> Text:
     where = f"{line['host']}: " if line.get("host") else ""
-    said = f"{where}{line.get('task') or ''} {line.get('msg') or line.get('text') or ''}"
+    said = f"{where}{line.get('task') or ''} {line.get('msg') or line.get('text') or line.get('play') or ''}"
     return styled(line["event"], 11).append_text(plain(f" {said}".rstrip()))
 
 
@@ -164,7 +164,8 @@ def headline(record: Record) -> str:
     if not (record.state == "succeeded" or record.actions or record.findings):
         return told
     result = "planned" if record.check else "done"
-    parts = [f"{counted(record.count(result), 'action')} {result}" if record.actions else "nothing to do"]
+    nothing = "nothing to do" if record.state == "succeeded" else "nothing done"
+    parts = [f"{counted(record.count(result), 'action')} {result}" if record.actions else nothing]
     if failed := record.count("failed"):
         parts.append(f"{failed} failed")
     parts.append(f"{counted(len(record.open_findings), 'finding')} open")
@@ -177,16 +178,14 @@ def headline(record: Record) -> str:
 
 def show_end(record: Record, err: Console) -> None:
     """Print how the run ended, what it means, and what an operator is likely to want next."""
-    ended = plain(headline(record), f"bold {STYLE.get(record.state, 'yellow')}")
-    err.print(ended, soft_wrap=not err.is_terminal)
-    notes = [plain(f"Note: {note}", "yellow") for note in record.notes]
-    for line in (plain(record.message), plain(record.remedy), *notes):
-        if line:
-            err.print(line, soft_wrap=True)
+    lines = [plain(headline(record), f"bold {STYLE.get(record.state, 'yellow')}")]
+    lines += [plain(record.message), plain(record.remedy), *(plain(f"Note: {n}", "yellow") for n in record.notes)]
     if record.exit_code is not None:
         where = f"{counted(len(record.hosts), 'host')}, {duration(record.seconds)}"
         meaning = ExitCode(record.exit_code).meaning.replace("`", "")
-        err.print(plain(f"Exit {record.exit_code}, {where}: {meaning}", "dim"), soft_wrap=True)
+        lines.append(plain(f"Exit {record.exit_code}, {where}: {meaning}", "dim"))
+    for line in filter(None, lines):
+        err.print(line, soft_wrap=not err.is_terminal)
     for command in next_commands(record):
         err.print(Text("Next: ").append_text(plain(command, "bold")), soft_wrap=True)
 
@@ -264,7 +263,7 @@ def next_commands(record: Record) -> list[str]:
     """Return the commands an operator is likely to want next, the likeliest first."""
     show = f"runbook runs show {record.id}"
     if record.state in ("cancelled", "timed_out", "interrupted"):
-        return [show, again(record)]
+        return [show, f"{again(record)}{' --check' if record.check else ''}"]
     if record.exit_code == ExitCode.WOULD_CHANGE:
         return [again(record)]
     if record.state == "unreachable":
