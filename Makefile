@@ -34,7 +34,7 @@ molecule: $(VENV)/dev ## Molecule scenarios in containers (ROLE=database SCENARI
 
 bench: $(VENV)/dev ## Measure, and write docs/benchmarks.md
 	@tests/prerequisites
-	python -m tests.bench
+	python tests/bench
 
 docs: $(VENV)/run ## Render docs/runbooks from the roles' metadata
 	runbook docs
