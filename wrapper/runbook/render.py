@@ -164,8 +164,11 @@ def headline(record: Record) -> str:
     if not (record.state == "succeeded" or record.actions or record.findings):
         return told
     result = "planned" if record.check else "done"
-    nothing = "nothing to do" if record.state == "succeeded" else "nothing done"
-    parts = [f"{counted(record.count(result), 'action')} {result}" if record.actions else nothing]
+    parts = ["nothing to do" if record.state == "succeeded" else "nothing done"]
+    if record.actions:
+        parts = [f"{counted(record.count(result), 'action')} {result}"]
+    elif changed := sum(by_name["changed"] for by_name in record.stats.values()):
+        parts = [f"{counted(changed, 'task')} changed"]
     if failed := record.count("failed"):
         parts.append(f"{failed} failed")
     parts.append(f"{counted(len(record.open_findings), 'finding')} open")
