@@ -244,7 +244,7 @@ def test_a_failure_becomes_a_finding_with_its_evidence() -> None:
         "immediate",
         "open",
     )
-    assert (found["observed"], found["expected"]) == ("first (and 1 more lines)", "no output")
+    assert (found["observed"], found["expected"]) == ("first (and 1 more line)", "no output")
     assert found["evidence"] == "first\nsecond\nwhy"
 
 

@@ -144,7 +144,7 @@ def _connections(patient: Patient) -> Iterator[dict[str, Any]]:
 
 @fault("connections-critical", "9")
 def _connections_used_up(patient: Patient) -> Iterator[dict[str, Any]]:
-    yield from _many_sessions(patient, 25)
+    yield from _many_sessions(patient, 24)
 
 
 @fault("long-transactions", "|active|")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.runbook_result import action, finding
+from ansible.module_utils.runbook_result import action, finding, human_bytes
 
 Row = dict[str, Any]
 
@@ -417,7 +417,7 @@ def index_findings(indexes: Sequence[Row], foreign_keys: Sequence[Row], server: 
                     f"Same columns as {twin['ident']}",
                     subject=index["ident"],
                     severity="info",
-                    observed=f"{index['bytes']} bytes",
+                    observed=human_bytes(index["bytes"]),
                     expected="one index",
                     remedy=f"After a look at the queries: DROP INDEX CONCURRENTLY {index['ident']};",
                 )
@@ -575,7 +575,7 @@ def within_disk(planned: Sequence[Row], free: int | None, limits: Limits, jobs: 
                     "Free disk space cannot be measured, so nothing is rewritten",
                     subject=item["subject"],
                     observed="unknown",
-                    expected=f"{need} bytes free",
+                    expected=f"{human_bytes(need)} free",
                     remedy="Set database_data_dir to the data directory as this host sees it, or "
                     "database_disk_check_required: false",
                 )
@@ -587,8 +587,8 @@ def within_disk(planned: Sequence[Row], free: int | None, limits: Limits, jobs: 
                     "Too little free disk space to rewrite it",
                     subject=item["subject"],
                     severity="critical",
-                    observed=f"{free} bytes free",
-                    expected=f"{need} bytes free",
+                    observed=f"{human_bytes(free)} free",
+                    expected=f"{human_bytes(need)} free",
                     remedy="Free disk space first",
                 )
             )
@@ -690,7 +690,7 @@ def growth_finding(tables: Sequence[Row], has_retention: bool) -> list[Row]:
             "growth-unlimited",
             "No retention rule: nothing limits the growth of the database",
             subject=largest["ident"],
-            observed=f"largest table, {largest['total_bytes']} bytes",
+            observed=f"largest table, {human_bytes(largest['total_bytes'])}",
             expected="database_retention is set",
             remedy="Set database_retention, see inventories/example",
         )

@@ -256,4 +256,5 @@ def probe(
 def _short(text: str, limit: int = 200) -> str:
     lines = text.splitlines()
     first = lines[0][:limit] if lines else ""
-    return f"{first} (and {len(lines) - 1} more lines)" if len(lines) > 1 else first
+    more = len(lines) - 1
+    return f"{first} (and {more} more line{'s' if more > 1 else ''})" if more > 0 else first

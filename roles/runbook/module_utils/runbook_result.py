@@ -94,6 +94,17 @@ def report(
     return {"findings": list(findings), "actions": list(actions), **more}
 
 
+def human_bytes(number: float) -> str:
+    """Return a number of bytes for a person to read, such as 1.9 MiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            break
+        number /= 1024
+    else:
+        unit = "TiB"
+    return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+
+
 def settle(pictures: Iterable[list[dict[str, Any]]], told: Iterable[dict[str, Any]], host: str) -> list[dict[str, Any]]:
     """Return the findings of a run, one per id and subject.
 
