@@ -134,6 +134,10 @@ class Collector:
             # The callback drops a result beyond MAX_EVENT_RES, and says so by an empty one.
             line["truncated"] = True
             self._note(f"The result of task `{task}` on {host} was too large to be recorded; it is truncated.")
+        if outcome == "ok" and str(data.get("task_action") or "").rpartition(".")[2] == "debug":
+            # What a play says by debug is meant for whoever runs it.
+            for words in result["msg"] if isinstance(result.get("msg"), list) else [result.get("msg") or ""]:
+                self._note(strip_control(str(words))[:RESULT_LIMIT])
         counts = outcome != "ok" and not data.get("ignore_errors")
         self.tally.changed += bool(result.get("changed"))
         if self.current and stem(task) == self.current.id:

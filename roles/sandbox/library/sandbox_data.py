@@ -51,7 +51,7 @@ reason:
   description: Why the data was made anew; null when it was not.
   returned: always
   type: str
-skipped:
+unavailable:
   description: What this build of PostgreSQL cannot do.
   returned: when the server runs
   type: list
@@ -233,10 +233,10 @@ def main() -> None:
             roles = ensure_roles(psql, os.path.join(wanted["layout"]["data_dir"], "pgpass"))
             if reason:
                 data.make(wanted["scale"] or float((mark or {"scale": 1})["scale"]), wanted["worn"])
-        skipped = psql.run(LIMITS).splitlines()
+        unavailable = psql.run(LIMITS).splitlines()
     except subprocess.CalledProcessError as error:
         module.fail_json(msg=f"psql: {error.stderr.strip()}")
-    module.exit_json(changed=bool(reason or roles), reason=reason, roles=roles, skipped=skipped)
+    module.exit_json(changed=bool(reason or roles), reason=reason, roles=roles, unavailable=unavailable)
 
 
 if __name__ == "__main__":
