@@ -1,0 +1,159 @@
+"""Runbooks: data that holds together, and for each its page, playbook, role and fault scenario."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.runbook_checks import EXPECTATIONS
+from runbook.docs import write_pages
+from runbook.project import Project
+from support.repository import ROOT, RUNBOOK_ROLES, load, name, runbook
+
+WRITTEN = [role for role in RUNBOOK_ROLES if runbook(role)["category"] != "tool"]
+PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
+CHECK_KEYS = {
+    "id", "part", "section", "question", "command", "user", "timeout_seconds", "expect", "needs", "shows", "otherwise",
+}  # fmt: skip
+REQUIRED_KEYS = CHECK_KEYS - {"user", "timeout_seconds", "needs"}
+PARTS = {"app", "database", "cache", "proxy", "collector", "monitoring", "control"}
+SECTIONS = {"immediate", "investigation", "verification"}
+KINDS = {"read", "change", "destructive", "manual"}
+ALERTS = load(ROOT / "tests" / "policy" / "alerts.yml")
+each_runbook = pytest.mark.parametrize("role", RUNBOOK_ROLES, ids=lambda r: r.name)
+each_written = pytest.mark.parametrize("role", WRITTEN, ids=lambda r: r.name)
+
+
+def test_there_are_runbooks() -> None:
+    assert WRITTEN
+    slugs = [runbook(role)["slug"] for role in RUNBOOK_ROLES]
+    assert len(slugs) == len(set(slugs))
+
+
+@each_runbook
+def test_checks_are_complete_and_name_what_exists(role: Path) -> None:
+    data = runbook(role)
+    steps = {step["id"] for step in data["steps"]}
+    known: set[str] = set()
+    for check in data["checks"]:
+        where = check["id"]
+        assert set(check) >= REQUIRED_KEYS and set(check) <= CHECK_KEYS, where
+        assert where not in known, f"{where} occurs twice"
+        assert check["part"] in PARTS and check["section"] in SECTIONS, where
+        assert check["question"].endswith("?") and check["command"].strip(), where
+        assert set(check.get("needs", [])) <= known, f"{where} needs what does not come before it"
+        assert set(check["otherwise"]) == {"finding", "severity", "remedy"} and all(check["otherwise"].values()), where
+        assert check["otherwise"]["severity"] in ("info", "warning", "critical"), where
+        remedy = check["otherwise"]["remedy"]
+        assert not re.fullmatch(r"[a-z][a-z0-9_-]*", remedy) or remedy in steps, f"{where}: there is no step {remedy}"
+        known.add(where)
+
+
+@each_runbook
+def test_expectations_are_of_the_kinds_that_the_probe_knows(role: Path) -> None:
+    for check in runbook(role)["checks"]:
+        expect = check["expect"]
+        assert expect and set(expect) <= set(EXPECTATIONS), check["id"]
+        assert "json" not in expect or "equals" in expect, check["id"]
+        bounds = expect.get("number", {"at_most": 0})
+        assert bounds and set(bounds) <= {"at_most", "at_least", "between"}, check["id"]
+        if "matches" in expect:
+            re.compile(expect["matches"])
+
+
+@each_runbook
+def test_commands_take_their_values_from_the_environment_alone(role: Path) -> None:
+    data = runbook(role)
+    given = set(data["environment"]) | set(data.get("secrets", {}))
+    for check in data["checks"]:
+        assert not re.search(r"\{\{|\{%", check["command"]), f"{check['id']}: a command is never templated"
+        wanted = set(re.findall(r"\$\{?([A-Za-z_]\w*)", check["command"]))
+        assert wanted <= given, f"{check['id']}: nobody sets {sorted(wanted - given)}"
+    used = " ".join(check["command"] for check in data["checks"])
+    own = {variable for variable in given if not re.match(r"PG|RUNBOOK_", variable)}
+    assert {variable for variable in own if f"${variable}" not in used and f"${{{variable}" not in used} == set()
+
+
+@each_runbook
+def test_steps_are_of_known_kinds_and_proved_by_checks_that_exist(role: Path) -> None:
+    data = runbook(role)
+    checks = {check["id"] for check in data["checks"]}
+    for step in data["steps"]:
+        assert step["kind"] in KINDS and step["does"] and not step["does"].endswith("."), step["id"]
+        assert set(step["verify"]) <= checks, step["id"]
+
+
+@each_runbook
+def test_alerts_are_those_that_the_tracker_has(role: Path) -> None:
+    assert [alert["name"] for alert in runbook(role)["alerts"] if alert["name"] not in ALERTS] == []
+
+
+def test_the_list_of_alerts_is_a_list() -> None:
+    assert sorted(set(ALERTS)) == ALERTS
+
+
+@each_written
+def test_an_operator_finds_what_a_page_needs(role: Path) -> None:
+    data = runbook(role)
+    for key in (
+        "overview",
+        "symptoms",
+        "investigation_steps",
+        "resolution_steps",
+        "prevention",
+        "escalation",
+        "response_time",
+    ):
+        assert data[key], key
+    assert {check["section"] for check in data["checks"]} == SECTIONS
+    assert data["time_limit_seconds"] > 0 and data["leases"]
+    for entry in data["escalation"]:
+        assert set(entry) == {"after", "to", "how", "why"} and all(entry.values())
+
+
+def play_roles(path: Path) -> list[Any]:
+    return [entry for play in load(path) for entry in play.get("roles", [])]
+
+
+@each_runbook
+def test_a_runbook_has_its_playbook(role: Path) -> None:
+    data = runbook(role)
+    path = ROOT / "playbooks" / f"{data['slug']}.yml"
+    plays = load(path)
+    assert [play["name"] for play in plays] == [data["title"]], "the title, word for word"
+    if data["category"] != "tool":
+        assert [entry["role"] for entry in play_roles(path)] == ["runbook"]
+        given = play_roles(path)[0]["vars"]
+        assert (given["runbook_slug"], given["runbook_role"]) == (data["slug"], role.name)
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=name)
+def test_a_playbook_is_short_and_has_its_runbook(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 25
+    if any("ansible.builtin.import_playbook" in play for play in load(path)):
+        return
+    assert path.stem in [runbook(role)["slug"] for role in RUNBOOK_ROLES]
+    for play in load(path):
+        assert play.get("gather_facts") is False and not play.get("tasks"), "a playbook names the runbook, nothing else"
+
+
+@each_written
+def test_a_runbook_has_its_page(role: Path) -> None:
+    page = (ROOT / "docs" / "runbooks" / f"{runbook(role)['slug']}.md").read_text()
+    assert f"# {runbook(role)['title']}" in page.splitlines()
+    assert f"({runbook(role)['slug']}.md)" in (ROOT / "docs" / "runbooks" / "index.md").read_text()
+
+
+def test_pages_are_fresh() -> None:
+    assert [name(path) for path in write_pages(Project(ROOT), check=True)] == [], "make docs renders them"
+
+
+@each_written
+def test_a_runbook_has_a_healthy_scenario_and_a_fault(role: Path) -> None:
+    scenarios = {path.parent.name for path in (role / "molecule").glob("*/molecule.yml")}
+    assert "default" in scenarios and len(scenarios) >= 2
+    for scenario in scenarios:
+        for part in ("converge.yml", "verify.yml"):
+            assert (role / "molecule" / scenario / part).exists(), f"{scenario}/{part}"
