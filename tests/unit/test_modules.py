@@ -242,7 +242,8 @@ def world(scratch: Path, bin_dirs: dict[str, Path], tmp_path_factory: pytest.Tem
         server.stop()
 
 
-pytestmark = pytest.mark.server
+# One worker: the others would make the same server once more.
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("modules")]
 
 
 def test_a_run_is_opened_and_leases_are_taken(world: World) -> None:

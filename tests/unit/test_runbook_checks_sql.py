@@ -18,7 +18,8 @@ from jinja2 import StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
 from support.postgres import Server, wait_until
 
-pytestmark = pytest.mark.server
+# One worker: the others would make the same server once more.
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("checks_sql")]
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "database"
 RUNBOOK = yaml.safe_load((ROLE / "meta" / "runbook.yml").read_text())
 CHECKS = {check["id"]: check for check in RUNBOOK["checks"]}
