@@ -18,7 +18,7 @@ def test_success_records_who_why_steps_actions_and_facts(runbook: Runbook) -> No
     assert record["hosts"] == ["here"]
     assert record["inventory"] == [str(SMALL / "inventories" / "one.yml")]
     states = {step["id"]: step["state"] for step in record["steps"]}
-    assert list(states) == ["check", "open", "probe", "plan", "vacuum", "prove", "evidence", "close"]
+    assert list(states) == ["check", "open", "plan", "vacuum", "prove", "evidence", "close"]
     reached = {name: state for name, state in states.items() if state != "pending"}
     assert reached == {"plan": "ok", "vacuum": "changed", "close": "ok"}
     assert [action["after"] for action in record["actions"]] == [1048576]

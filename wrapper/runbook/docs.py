@@ -91,9 +91,8 @@ def _label(text: str) -> str:
 
 def flowchart(runbook: Runbook) -> str:
     """Return the run as a Mermaid flowchart: the frame around the steps, and how it can end."""
-    lines = ["flowchart TD", '  open(["open: take the lease, refuse what is not safe"]) --> probe']
-    lines.append('  probe(["probe: carry out the checks"])')
-    previous = "probe"
+    lines = ["flowchart TD", '  open(["open: take the lease, carry out the checks"])']
+    previous = "open"
     for step in runbook.steps:
         node = f"step_{step.id.replace('-', '_')}"
         lines.append(f"  {previous} --> {node}")

@@ -15,7 +15,7 @@ from runbook.redact import strip_control
 from runbook.schema import SchemaError, build
 
 # The frame's own task files around a role's steps (roles/runbook/tasks).
-FRAME_FIRST, FRAME_LAST = ("check", "open", "probe"), ("prove", "evidence", "close")
+FRAME_FIRST, FRAME_LAST = ("check", "open"), ("prove", "evidence", "close")
 RESULT_LIMIT = 4000
 _STATS = ("ok", "changed", "failures", "dark", "skipped", "rescued", "ignored")
 _RESULTS = {

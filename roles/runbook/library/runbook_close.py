@@ -39,7 +39,7 @@ EXAMPLES = r"""
     run_id: 01J8Z3
     slug: database-maintenance
     host: db1
-    before: "{{ __runbook_probe.runbook.findings }}"
+    before: "{{ __runbook_open.runbook.findings }}"
 """
 
 RETURN = r"""

@@ -34,10 +34,8 @@ results: {description: One entry per check with id met reason rc stdout seconds,
 runbook: {description: Findings of the checks that did not meet their expectation, type: dict, returned: always}
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.runbook_checks import probe
+from ansible.module_utils.runbook_checks import probe_all
 from ansible.module_utils.runbook_result import report
 
 
@@ -51,19 +49,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given = {**module.params["environment"], **module.params["secrets"]}
-    environment = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C.UTF-8"}
-    # An unset input is left out: an empty PGPORT is not the same as none.
-    environment.update({str(k): str(v) for k, v in given.items() if v not in (None, "")})
-    if environment.get("RUNBOOK_PATH"):
-        environment["PATH"] = environment.pop("RUNBOOK_PATH") + os.pathsep + environment["PATH"]
+    given = module.params
     try:
-        results = probe(module.params["checks"], environment, module.params["os_user"])
-    except (ValueError, KeyError) as error:
-        module.fail_json(msg=f"a check in meta/runbook.yml is written wrongly: {error}")
-    findings = [r.pop("finding") for r in results if r["finding"]]
-    for result in results:
-        result.pop("finding", None)
+        results, findings = probe_all(given["checks"], given["environment"], given["secrets"], given["os_user"])
+    except ValueError as error:
+        module.fail_json(msg=str(error))
     module.exit_json(changed=False, results=results, runbook=report(findings))
 
 

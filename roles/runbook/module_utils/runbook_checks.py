@@ -129,7 +129,9 @@ def unmet(expect: Mapping[str, Any], outcome: Outcome) -> str | None:
         _empty_unmet(expect["empty"], text) if "empty" in expect else None,
         _text_unmet(re.search(str(expect["matches"]), text, re.MULTILINE), text) if "matches" in expect else None,
         _json_unmet(str(expect["json"]), expect.get("equals"), text) if "json" in expect else None,
-        _text_unmet(text == str(expect["equals"]).strip(), text) if "equals" in expect and "json" not in expect else None,
+        _text_unmet(text == str(expect["equals"]).strip(), text)
+        if "equals" in expect and "json" not in expect
+        else None,
         _number_unmet(expect["number"], text) if "number" in expect else None,
     )
     return next((why for why in judged if why is not None), None)
@@ -251,6 +253,29 @@ def probe(
         if failed:
             results[check["id"]].update(met=None, reason=f"not judged: {', '.join(failed)} failed", finding=None)
     return list(results.values())
+
+
+def probe_all(
+    checks: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
+    secrets: Mapping[str, Any],
+    os_user: str | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run all checks in an environment made from inputs; return their results and the findings among them.
+
+    An unset value is left out: an empty PGPORT is not the same as none. RUNBOOK_PATH goes in front of PATH. Raise
+    ValueError if a check is written wrongly.
+    """
+    known = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C.UTF-8"}
+    known.update({str(k): str(v) for k, v in {**environment, **secrets}.items() if v not in (None, "")})
+    if known.get("RUNBOOK_PATH"):
+        known["PATH"] = known.pop("RUNBOOK_PATH") + os.pathsep + known["PATH"]
+    try:
+        results = probe(checks, known, os_user)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"a check in meta/runbook.yml is written wrongly: {error}") from error
+    found = [result.pop("finding") for result in results]
+    return results, [finding for finding in found if finding]
 
 
 def _short(text: str, limit: int = 200) -> str:

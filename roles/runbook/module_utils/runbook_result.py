@@ -96,13 +96,13 @@ def report(
 
 def human_bytes(number: float) -> str:
     """Return a number of bytes for a person to read, such as 1.9 MiB."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            break
+    if number < 1024:
+        return f"{number:.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
         number /= 1024
-    else:
-        unit = "TiB"
-    return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        if number < 1024:
+            return f"{number:.1f} {unit}"
+    return f"{number:.0f} TiB"
 
 
 def settle(pictures: Iterable[list[dict[str, Any]]], told: Iterable[dict[str, Any]], host: str) -> list[dict[str, Any]]:
