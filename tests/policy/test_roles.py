@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.database_planner import Limits
 from support.repository import ROLES, ROOT, RUNBOOK_ROLES, load, name, runbook, tasks
 
 TYPES = {
@@ -68,6 +70,12 @@ def test_inputs_are_named_for_their_role_and_described(role: Path) -> None:
         assert option.get("type") in TYPES and option.get("description"), key
         for inner, part in (option.get("options") or {}).items():
             assert part.get("type") in TYPES and part.get("description"), f"{key}.{inner}"
+
+
+def test_the_planner_alone_decides_as_the_role_does() -> None:
+    given = defaults(ROOT / "roles" / "database")
+    own = {field.name: field.default for field in fields(Limits)}
+    assert own == {key: given[f"database_{key}"] for key in own}
 
 
 def includes(role: Path) -> list[str]:

@@ -214,6 +214,7 @@ def test_holders_are_told_oldest_first_with_their_own_remedy() -> None:
         ({"inserted_rows": 1001}, {"vacuum_insert_scale_factor": 0.0}, "rows inserted since the last vacuum"),
         ({"inserted_rows": 10**9}, {"vacuum_insert_threshold_rows": -1}, None),
         ({"inserted_rows": 10**9, "options": {"autovacuum_vacuum_insert_threshold": "-1"}}, {}, None),
+        ({"inserted_rows": 201}, {"vacuum_insert_threshold_rows": 0}, "rows inserted since the last vacuum"),
         (
             {"inserted_rows": 206, "options": {"autovacuum_vacuum_insert_threshold": "5"}},
             {},
@@ -342,6 +343,49 @@ def test_the_size_of_a_unique_index_is_that_of_its_tuples() -> None:
     leaves = math.ceil(100_000 * 20 / (8152 * 0.9))
     inner = math.ceil(leaves * 20 / (8152 * 0.9))
     assert planner.expected_index_bytes(index(), 8192, {}) == (leaves + inner + 2) * 8192
+
+
+# One row: 8 bytes of header, the data with its alignment, all rounded up to 8, and 4 bytes of pointer.
+@pytest.mark.parametrize(
+    ("columns", "bytes_per_row"),
+    [
+        ([column()], 8 + 8 + 4),
+        ([column(length=4, align="i")], 8 + 8 + 4),  # 12 rounds up to 16
+        ([column(length=4, align="i"), column(length=4, align="i")], 8 + 8 + 4),
+        ([column(length=4, align="i"), column()], 8 + 16 + 4),  # the second begins at 8
+        ([column(length=2, align="s"), column(length=4, align="i"), column(length=1, align="c")], 8 + 16 + 4),
+        ([column(length=1, align="c"), column(length=2, align="s")], 8 + 8 + 4),
+        ([column(length=1, align="c"), column(length=4, align="i"), column(length=4, align="i")], 8 + 16 + 4),
+        ([column(length=-1, align="i", width=21)], 8 + 24 + 4),
+        ([column(length=-1, align="i", width=1)], 8 + 8 + 4),
+        ([column(length=-1, align="i", width=40, nulls=0.5)], 16 + 24 + 4),  # a bitmap of NULLs, and half the values
+        ([column(nulls=0.25)], 16 + 8 + 4),
+    ],
+)
+def test_bytes_of_one_row(columns: list[dict[str, Any]], bytes_per_row: int) -> None:
+    usable = 8152 * 0.9
+    leaves = math.ceil(1_000_000 * bytes_per_row / usable)
+    expected = (leaves + math.ceil(leaves * bytes_per_row / usable) + 2) * 8192
+    assert planner.expected_index_bytes(index(columns=columns, reltuples=1e6), 8192, {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("distinct", "rows_per_list"),
+    [
+        (500_000.0, 2),
+        (250_000.0, 4),
+        (1000.0, (819.2 - 4 - 20) / 6),  # a list takes at most a tenth of a page
+        (-0.25, 4),
+        (-0.000001, (819.2 - 4 - 20) / 6),
+        (0.5, (819.2 - 4 - 20) / 6),
+    ],
+)
+def test_equal_keys_share_a_list_of_pointers(distinct: float, rows_per_list: float) -> None:
+    usable = 8152 * 0.9
+    leaves = math.ceil(1_000_000 * (6 + 20 / rows_per_list) / usable)
+    expected = (leaves + math.ceil(leaves * 20 / usable) + 2) * 8192
+    columns = [column(distinct=distinct)]
+    assert size(is_unique=False, columns=columns, reltuples=1e6) == pytest.approx(expected, abs=8192)
 
 
 def size(**fields: Any) -> float:
@@ -532,6 +576,16 @@ def test_duplicate_indexes_are_told_but_never_the_one_that_backs_a_constraint() 
     assert planner.index_findings([key, {**twin, "valid": False}], [], SERVER, LIMITS) == []
 
 
+def test_of_two_equal_indexes_the_unique_and_then_the_older_one_stays() -> None:
+    plain, unique, older = (
+        index(oid=1, ident="plain", is_unique=False),
+        index(oid=9, ident="unique"),
+        index(oid=8, ident="older"),
+    )
+    assert subjects(planner.index_findings([plain, unique], [], SERVER, LIMITS)) == ["plain"]
+    assert subjects(planner.index_findings([unique, older], [], SERVER, LIMITS)) == ["unique"]
+
+
 @pytest.mark.parametrize(
     ("days", "fields", "told"),
     [
@@ -562,7 +616,9 @@ def test_foreign_keys_without_index_and_builds_that_go_on() -> None:
         "child_columns": ['"P id"'],
         "indexed": False,
     }
-    found = planner.index_findings([index(valid=False, building=True)], [key, {**key, "indexed": True}], SERVER, LIMITS)
+    found = planner.index_findings(
+        [index(valid=False, building=True)], [key, {**key, "name": "fine", "indexed": True}], SERVER, LIMITS
+    )
     assert [(f["id"], f["subject"]) for f in found] == [
         ("index-in-build", "public.t_id"),
         ("foreign-key-without-index", "public.c.fk"),
