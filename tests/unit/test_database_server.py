@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.database_planner import Limits
 from ansible.module_utils.database_work import Job, Maintenance, Refused, Result
+from ansible.module_utils.runbook_checks import run_command
 from ansible.module_utils.runbook_psql import PsqlUnreachable, Session
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from support.postgres import Server, wait_until
 
 pytestmark = pytest.mark.server
@@ -597,12 +601,12 @@ def test_a_database_that_cannot_be_reached_says_why(world: World) -> None:
 def test_no_rewrite_without_free_disk_space(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     worn(world)
     world.step("vacuum")
-    monkeypatch.setattr("ansible.module_utils.database_catalog.free_bytes", lambda path: 1000)
+    monkeypatch.setattr("ansible.module_utils.database_catalog.free_bytes", lambda *_: 1000)
     plan = world.plan()
     assert "public.busy_v" in [f["subject"] for f in plan.findings if f["id"] == "disk-short"]
     assert ("indexes", "public.busy_v") not in planned(plan)
     assert ("indexes", "public.busy_v_ccnew") in planned(plan), "dropping needs no space"
-    monkeypatch.setattr("ansible.module_utils.database_catalog.free_bytes", lambda path: None)
+    monkeypatch.setattr("ansible.module_utils.database_catalog.free_bytes", lambda *_: None)
     assert "disk-unknown" in ids(world.plan())
     world.limit(disk_check_required=False)
     assert ("indexes", "public.busy_v") in planned(world.plan())
@@ -740,6 +744,38 @@ def test_a_standby_is_reported_on_only(server: Server, world: World, scratch: Pa
     finally:
         copy.stop()
     assert "server-read-only" not in ids(world.plan())
+
+
+def test_disk_space_is_measured_where_another_command_leads_to(world: World) -> None:
+    worn(world)
+    world.step("vacuum")
+    folder = world.server.folder / f"{world.database}-enter"  # where the server's user gets to
+    folder.mkdir()
+    folder.chmod(0o777)
+    container, asked = folder / "enter", folder / "asked"  # stands for docker exec NAME
+    container.write_text(f'#!/bin/sh\necho "$@" >> {asked}\nexec "$@"\n')
+    container.chmod(0o755)
+    connection = world.job.connection
+    world.change(connection=dataclasses.replace(connection, psql=[str(container), *connection.psql]))
+    asked.touch()
+    asked.chmod(0o666)
+    plan = world.plan()
+    assert "disk-unknown" not in ids(plan)
+    assert ("indexes", "public.busy_v") in planned(plan)
+    assert f"df -Pk {world.server.data}" in asked.read_text()
+
+
+def test_checks_reach_the_server_by_the_same_command_as_the_run(world: World) -> None:
+    connection = world.job.connection
+    command = ["env", "-i", f"PATH={world.server.bin_dir}:/usr/bin:/bin", *connection.psql]
+    role = yaml.safe_load((TESTS.parent / "roles" / "database" / "vars" / "main.yml").read_text())
+    prelude = Templar(DataLoader(), {"database_psql": command}).template(trust_as_template(role["__database_prelude"]))
+    variables = {"PATH": "/usr/bin:/bin", "PGDATABASE": world.database, "PGHOST": connection.host, "PGUSER": "postgres"}
+    for line, answer in (("pg_isready -q", ""), ('psql -XAtc "SELECT current_database()"', world.database)):
+        outcome = run_command(f"{prelude}\n{line}", variables, 10, connection.os_user)
+        assert (outcome.rc, outcome.stdout.strip()) == (0, answer), outcome.stderr
+    plain = Templar(DataLoader(), {"database_psql": ["psql"]}).template(trust_as_template(role["__database_prelude"]))
+    assert not plain
 
 
 def test_time_budget_ends_the_work_and_the_next_run_resumes(world: World) -> None:

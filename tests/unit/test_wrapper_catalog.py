@@ -135,12 +135,13 @@ def test_all_faults_are_told_at_once_and_no_secret_is_quoted() -> None:
 
 def test_exports_are_quoted_and_secrets_left_out() -> None:
     values = {"A": "it's $HOME `x`", "PGPASSWORD": "hunter22", "EMPTY": "", "RUNBOOK_PATH": "/x y"}
-    values["A_TOKEN"] = ""
+    values |= {"A_TOKEN": "", "RUNBOOK_PRELUDE": 'psql() { in-container psql "$@"; };'}
     assert environments.exports(values, secrets=False).splitlines() == [
         "export A='it'\"'\"'s $HOME `x`'",
         "# PGPASSWORD is secret and left out; --secrets prints it.",
         "unset EMPTY",
         "export PATH='/x y':\"$PATH\"",
+        'psql() { in-container psql "$@"; };',
     ]
     assert "export PGPASSWORD=hunter22" in environments.exports(values, secrets=True)
 

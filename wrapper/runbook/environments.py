@@ -20,6 +20,8 @@ def exports(values: dict[str, str], secrets: bool) -> str:
         if value == "":
             # The run leaves it out, and the shell's own would lead elsewhere; a password is the shell's.
             lines.extend([] if is_secret_name(name) else [f"unset {name}"])
+        elif name == "RUNBOOK_PRELUDE":
+            lines.append(value.strip())  # shell functions that stand for programs
         elif name == "RUNBOOK_PATH":
             lines.append(f'export PATH={shlex.quote(value)}:"$PATH"')
         elif is_secret_name(name) and not secrets:

@@ -9,6 +9,8 @@ All statements only read. Catalog reference: https://www.postgresql.org/docs/15/
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,20 +61,32 @@ def server(session: Session) -> Row:
     )[0]
 
 
-def data_directory(session: Session, local: bool) -> str | None:
-    """Return the server's data directory if it can be known and is on this host, else None."""
-    if not local:
-        return None
+def data_directory(session: Session) -> str | None:
+    """Return the server's data directory as the server sees it, None where the role may not know."""
     path = session.value("SELECT (SELECT setting FROM pg_settings WHERE name = 'data_directory')")
-    return path if isinstance(path, str) and os.path.isdir(path) else None
+    return path if isinstance(path, str) else None
 
 
-def free_bytes(path: str | None) -> int | None:
-    """Return the bytes that are free for unprivileged users on the file system of `path`, or None without a path."""
+def free_bytes(path: str | None, prefix: Sequence[str] = ()) -> int | None:
+    """Return the bytes that are free for unprivileged users on the file system of `path`, None if that cannot be told.
+
+    `prefix` is the command that leads to where the path is, such as docker exec NAME; without it, that is this host.
+    """
     if not path:
         return None
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
+    if not prefix:
+        try:
+            stat = os.statvfs(path)
+        except OSError:
+            return None
+        return stat.f_bavail * stat.f_frsize
+    try:
+        told = subprocess.run([*prefix, "df", "-Pk", path], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # Device, blocks, used, free, percent, folder; a device's name may have spaces, so they are counted from the percent.
+    found = re.search(r"(\d+) +\d+% ", told.stdout) if told.returncode == 0 else None
+    return int(found.group(1)) * 1024 if found else None
 
 
 def horizon_holders(session: Session) -> list[Row]:

@@ -39,6 +39,7 @@ TRANSIENT = (LOCK_NOT_AVAILABLE, OBJECT_IN_USE, QUERY_CANCELED, "40P01", "40001"
 # A run whose client was killed frees its advisory lock within client_connection_check_interval.
 LOCK_WAIT_SECONDS = 6
 SKIP_LOCKED_TRIES = 3
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REPORTED_TABLES = 20
 
 
@@ -239,11 +240,13 @@ class Maintenance:
         return planner.within_disk(planned, self._free_bytes(), self.job.limits, self.job.jobs)
 
     def _free_bytes(self) -> int | None:
-        host = self.job.connection.host
-        local = host is None or host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")
-        # A client behind another command (docker exec) sees another file system.
-        local = local and len(self.job.connection.psql) == 1
-        return catalog.free_bytes(self.job.data_dir or catalog.data_directory(self.session, local))
+        connection = self.job.connection
+        if self.job.data_dir:
+            return catalog.free_bytes(self.job.data_dir)
+        if connection.host and not connection.host.startswith("/") and connection.host not in LOOPBACK:
+            return None
+        # A client behind another command (docker exec) sees another file system, so it is that one's df which is asked.
+        return catalog.free_bytes(catalog.data_directory(self.session), connection.psql[:-1])
 
     def _blocked(self) -> bool:
         return bool(planner.blockers(catalog.horizon_holders(self.session), self.job.limits))

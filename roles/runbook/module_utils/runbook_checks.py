@@ -263,15 +263,17 @@ def probe_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Run all checks in an environment made from inputs; return their results and the findings among them.
 
-    An unset value is left out: an empty PGPORT is not the same as none. RUNBOOK_PATH goes in front of PATH. Raise
-    ValueError if a check is written wrongly.
+    An unset value is left out: an empty PGPORT is not the same as none. RUNBOOK_PATH goes in front of PATH,
+    RUNBOOK_PRELUDE (shell functions that stand for programs) before each command. Raise ValueError if a check is
+    written wrongly.
     """
     known = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C.UTF-8"}
     known.update({str(k): str(v) for k, v in {**environment, **secrets}.items() if v not in (None, "")})
     if known.get("RUNBOOK_PATH"):
         known["PATH"] = known.pop("RUNBOOK_PATH") + os.pathsep + known["PATH"]
+    prelude = known.pop("RUNBOOK_PRELUDE", "")
     try:
-        results = probe(checks, known, os_user)
+        results = probe([{**c, "command": f"{prelude}\n{c['command']}".strip()} for c in checks], known, os_user)
     except (ValueError, KeyError) as error:
         raise ValueError(f"a check in meta/runbook.yml is written wrongly: {error}") from error
     found = [result.pop("finding") for result in results]
