@@ -936,6 +936,7 @@ def test_a_plan_knows_that_the_child_will_be_gone() -> None:
     exists = "EXISTS (SELECT FROM public.c child WHERE child.p_id = t.id"
     assert parent.due(ahead=True) == f"t.{EXPIRED} AND NOT {exists} AND NOT child.{EXPIRED})"
     assert parent.due() == f"t.{EXPIRED} AND NOT {exists})", "what is done looks at what is there"
+    assert parent.kept() == f"t.{EXPIRED} AND ({exists} AND NOT child.{EXPIRED}))", "kept is what stays in the end"
     child.partitioned = True  # its partitions go as a whole, later than the row's day
     assert parent.due(ahead=True) == parent.due()
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.module_utils.runbook_result import accept, action, before_and_after, finding, report, settle
+from ansible.module_utils.runbook_result import (
+    accept,
+    action,
+    before_and_after,
+    finding,
+    human_bytes,
+    report,
+    settle,
+)
 
 
 def f(id: str, subject: str = "", **more: Any) -> dict[str, Any]:
@@ -125,3 +133,21 @@ def test_one_look_is_both_before_and_after() -> None:
     look = {"tables": [{"name": "a", "bytes": 10}]}
     assert before_and_after([look]) == {"tables": [{"name": "a", "bytes_before": 10, "bytes_after": 10}]}
     assert before_and_after([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (2_000_000, "1.9 MiB"),
+        (2**20 - 2**10, "1023.0 KiB"),
+        (2**20, "1.0 MiB"),
+        (5 * 2**30, "5.0 GiB"),
+        (2**40, "1.0 TiB"),
+        (5000 * 2**40, "5000 TiB"),
+    ],
+)
+def test_bytes_for_a_person(number: int, text: str) -> None:
+    assert human_bytes(number) == text
