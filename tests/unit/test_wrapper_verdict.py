@@ -175,3 +175,14 @@ def test_a_failing_argument_spec_is_bad_input() -> None:
         res={"msg": "x", "argument_errors": ["a is missing", "b"]},
     )
     assert [(f.outcome, f.message) for f in collector.tally.failures] == [("bad_input", "a is missing; b")]
+
+
+def test_a_failed_loop_says_what_its_first_failed_item_said() -> None:
+    collector = Collector(record())
+    items = [{"msg": "fine"}, {"failed": True, "msg": "jobs is 99"}, {"failed": True, "msg": "too"}]
+    result = {"failed": True, "msg": "One or more items failed", "results": items}
+    collector.feed(
+        {"event": "runner_on_failed", "event_data": {"host": "h", "task": "check | Refuse", "res": result}}
+    )
+    end = verdict(collector.record, collector.tally, 2, None)
+    assert (end.code, end.message) == (ExitCode.BAD_INPUT, "h: jobs is 99")

@@ -215,6 +215,13 @@ def _payload(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(result: dict[str, Any]) -> str:
+    # Of a loop, what the first failed item said; the loop itself says only that some failed.
+    items = result.get("results")
+    result = (
+        next((i for i in items if isinstance(i, dict) and i.get("failed")), result)
+        if isinstance(items, list)
+        else result
+    )
     said = [result.get(name) for name in ("msg", "module_stderr", "stderr", "stdout", "censored")]
     return strip_control(": ".join([str(text).strip() for text in said if text][:2]))
 
