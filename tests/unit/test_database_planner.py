@@ -24,6 +24,8 @@ SERVER: dict[str, Any] = {
     "monitor": True,
     "database_owner": True,
     "user": "maint",
+    "user_ident": "maint",
+    "inherits": True,
     "block_size": 8192,
     "stats_seconds": 40 * DAY,
     "vacuum_threshold": 50,
@@ -62,6 +64,7 @@ def table(**fields: Any) -> dict[str, Any]:
         "options": {},
         "missing_statistics": None,
         "may_maintain": True,
+        "owner_ident": '"the owner"',
         **fields,
     }
 
@@ -101,6 +104,7 @@ def index(**fields: Any) -> dict[str, Any]:
         "columns": [column()],
         "definition": "d1",
         "owner": True,
+        "owner_ident": '"the owner"',
         "scans": 5,
         **fields,
     }
@@ -741,8 +745,8 @@ def test_rewrites_need_free_disk_space(
     size: int, free: int | None, jobs: int, required: bool, finding: str | None
 ) -> None:
     items = [
-        {"subject": "public.i", "bytes": size, "verb": "REINDEX"},
-        {"subject": "public.d", "bytes": size, "verb": "DROP"},
+        {"step": "indexes", "subject": "public.i", "bytes": size, "verb": "REINDEX"},
+        {"step": "indexes", "subject": "public.d", "bytes": size, "verb": "DROP"},
     ]
     fits, found = planner.within_disk(items, free, limits(disk_check_required=required), jobs)
     assert subjects(fits) == ([] if finding else ["public.i"]) + ["public.d"], "dropping needs no space"
@@ -775,8 +779,30 @@ def test_grants_are_those_that_the_version_has_and_long_lists_are_cut() -> None:
         planner.rights_findings(server(superuser=False, database_owner=False, version_num=v), tables, LIMITS, {})
         for v in (160009, 170000)
     )
-    assert "owner of the tables" in old[0]["remedy"] and new[0]["remedy"] == 'GRANT pg_maintain TO "maint";'
+    assert old[0]["remedy"] == 'GRANT "the owner" TO maint;' and new[0]["remedy"] == "GRANT pg_maintain TO maint;"
     assert old[0]["observed"].startswith("public.t0, public.t1") and old[0]["observed"].endswith("public.t9 and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("version", "inherits", "remedy"),
+    [
+        (150000, True, 'GRANT "the owner" TO maint;'),
+        (150000, False, 'GRANT "the owner" TO maint; ALTER ROLE maint INHERIT;'),
+        (160000, False, 'GRANT "the owner" TO maint WITH INHERIT TRUE;'),
+    ],
+)
+def test_indexes_and_views_of_others_are_told_with_the_grant(version: int, inherits: bool, remedy: str) -> None:
+    role = server(superuser=False, version_num=version, inherits=inherits)
+    broken = index(valid=False, owner=False)
+    assert planner.plan_indexes([broken], role, LIMITS, {}, False, NOW) == []
+    found = planner.owner_findings(role, [broken, index(owner=False, bytes=8192)], [], LIMITS, {})
+    assert [(f["subject"], f["observed"], f["remedy"]) for f in found] == [("indexes", "public.t_id", remedy)]
+    shell = view(may_maintain=False, owner_ident='"the owner"')
+    assert [(f["subject"], f["remedy"]) for f in planner.owner_findings(role, [], [shell], LIMITS, {})] == [
+        ("views", remedy)
+    ]
+    assert planner.owner_findings(role, [index(valid=False)], [view()], LIMITS, {}) == []
+    assert planner.owner_findings(server(), [broken], [], LIMITS, {}) == [], "a superuser may"
 
 
 def sequence(last: int, limit: int = 1000, **fields: Any) -> dict[str, Any]:

@@ -418,8 +418,10 @@ def test_a_read_only_role_changes_nothing_and_is_told_the_grants(world: World) -
     assert plan.actions == []
     grants = {f["subject"]: f["remedy"] for f in plan.findings if f["id"] == "grant-missing"}
     assert grants["public.logs"] == f"GRANT UPDATE, DELETE ON public.logs TO {user};"
-    assert grants["pg_monitor"] == f'GRANT pg_monitor TO "{user}";'
+    assert grants["pg_monitor"] == f"GRANT pg_monitor TO {user};"
     assert "GRANT" in grants["maintain"]
+    assert grants["indexes"] == f"GRANT postgres TO {user};"
+    assert "GRANT" in grants["views"]
     assert world.run().actions == []
     assert world.catalog() == before
     world.sql(
@@ -429,6 +431,59 @@ def test_a_read_only_role_changes_nothing_and_is_told_the_grants(world: World) -
     assert "pg_monitor" not in [f["subject"] for f in plan.findings if f["id"] == "grant-missing"]
     assert ("retention", "public.logs") in planned(plan)
     assert world.step("retention").actions[0]["result"] == "done"
+    world.as_user("postgres")
+    world.sql(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_a_role_that_does_not_inherit_is_told_a_grant_that_helps(world: World) -> None:
+    owner, user = f"owner_{world.database}", f'Odd "Role {world.database}'
+    quoted = '"' + user.replace('"', '""') + '"'
+    world.sql(f"CREATE ROLE {owner}; CREATE ROLE {quoted} LOGIN NOINHERIT; GRANT {owner}, pg_monitor TO {quoted}")
+    world.sql(f"GRANT CREATE ON SCHEMA public TO {owner}")
+    world.sql(f"SET ROLE {owner}; CREATE TABLE mine (id int); INSERT INTO mine SELECT generate_series(1, 5000)")
+    world.as_user(user)
+    plan = world.plan()
+    assert plan.actions == []
+    for item in plan.findings:
+        if item["id"] == "grant-missing":
+            world.sql(item["remedy"])
+    plan = world.plan()
+    assert "grant-missing" not in ids(plan) and planned(plan) == [("vacuum", "public.mine")]
+    assert world.step("vacuum").actions[0]["result"] == "done"
+    world.as_user("postgres")
+    world.sql(f"DROP OWNED BY {owner}, {quoted}; DROP ROLE {owner}, {quoted}")
+
+
+def test_rows_that_the_role_cannot_see_are_told_with_the_grant(world: World) -> None:
+    user = f"blind_{world.database}"
+    world.sql(
+        LOGS
+        + f"""
+        CREATE TABLE notes (id int, log_id int REFERENCES logs (id));
+        CREATE INDEX ON notes (log_id);
+        INSERT INTO notes SELECT id, id FROM logs ORDER BY at LIMIT 10;
+        CREATE ROLE {user} LOGIN;
+        GRANT pg_monitor TO {user};
+        GRANT SELECT, UPDATE, DELETE ON logs TO {user}
+        """
+    )
+    world.change(retention=KEEP)
+    world.as_user(user)
+    expected = world.value("SELECT count(*) FROM logs WHERE at < date_trunc('day', now(), 'UTC') - interval '90 days'")
+
+    def grant() -> str:
+        return next(
+            f["remedy"] for f in world.plan().findings if (f["id"], f["subject"]) == ("grant-missing", "public.logs")
+        )
+
+    assert grant() == f"GRANT SELECT ON public.notes TO {user};"
+    world.sql(grant())
+    assert ("retention", "public.logs") in planned(world.plan())
+    world.sql("ALTER TABLE logs ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON logs USING (id < 50)")
+    assert planned(world.plan()) == [] and grant() == f"ALTER ROLE {user} BYPASSRLS;"
+    world.sql(grant())
+    done = world.step("retention").actions[0]
+    assert (done["number"], done["after"]) == (int(expected) - 10, 0)
     world.as_user("postgres")
     world.sql(f"DROP OWNED BY {user}; DROP ROLE {user}")
 

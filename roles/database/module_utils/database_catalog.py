@@ -33,7 +33,8 @@ def server(session: Session) -> Row:
         """
         SELECT current_setting('server_version_num')::int AS version_num,
                current_setting('server_version') AS version,
-               current_database() AS database, current_user AS "user",
+               current_database() AS database, current_user AS "user", quote_ident(current_user) AS user_ident,
+               (SELECT rolinherit FROM pg_roles WHERE rolname = current_user) AS inherits,
                (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS database_oid,
                pg_is_in_recovery() AS in_recovery,
                current_setting('default_transaction_read_only')::bool AS read_only,
@@ -164,7 +165,7 @@ def tables(session: Session) -> list[Row]:
                CASE WHEN c.relkind = 'p' THEN 0 ELSE greatest(mxid_age(c.relminmxid), coalesce(mxid_age(t.relminmxid), 0)) END AS mxid_age,
                coalesce((SELECT json_object_agg(o.option_name, o.option_value) FROM pg_options_to_table(c.reloptions) o), '{{}}') AS options,
                CASE WHEN c.relkind <> 'm' OR c.relispopulated THEN m.columns END AS missing_statistics,
-               k.held_by, pg_has_role(c.relowner, 'USAGE') AS owner,
+               k.held_by, pg_has_role(c.relowner, 'USAGE') AS owner, quote_ident(pg_get_userbyid(c.relowner)) AS owner_ident,
                {_may("DELETE")} AS may_delete, {_may("UPDATE")} AS may_update, {_may("SELECT")} AS may_select,
                {_maintain(session)} AS may_maintain
           FROM pg_class c
@@ -225,7 +226,7 @@ def indexes(session: Session) -> list[Row]:
                coalesce((SELECT option_value::int FROM pg_options_to_table(i.reloptions) WHERE option_name = 'fillfactor'), 90) AS fillfactor,
                coalesce((SELECT option_value::bool FROM pg_options_to_table(i.reloptions) WHERE option_name = 'deduplicate_items'), true)
                  AND x.indnatts = x.indnkeyatts AS may_deduplicate,
-               pg_has_role(i.relowner, 'USAGE') AS owner,
+               pg_has_role(i.relowner, 'USAGE') AS owner, quote_ident(pg_get_userbyid(i.relowner)) AS owner_ident,
                (SELECT json_agg(json_build_object(
                          'name', a.attname, 'width', ps.avg_width, 'nulls', ps.null_frac, 'distinct', ps.n_distinct,
                          'length', a.attlen, 'align', a.attalign,
@@ -268,7 +269,8 @@ def foreign_keys(session: Session) -> list[Row]:
                EXISTS (SELECT FROM pg_index x WHERE x.indrelid = k.conrelid AND x.indisvalid AND x.indpred IS NULL
                           AND (x.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey
                           AND k.conkey @> (x.indkey::int2[])[0:cardinality(k.conkey) - 1]) AS indexed,
-               pg_relation_size(c.oid) AS child_bytes
+               pg_relation_size(c.oid) AS child_bytes, {_may("SELECT")} AS child_may_select,
+               row_security_active(c.oid) AS child_hides_rows
           FROM pg_constraint k
           JOIN pg_class c ON c.oid = k.conrelid
           JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -309,7 +311,7 @@ def views(session: Session) -> list[Row]:
         )
         SELECT c.oid::bigint AS oid, format('%I.%I', n.nspname, c.relname) AS ident, c.relispopulated AS populated,
                pg_total_relation_size(c.oid) AS bytes, pg_has_role(c.relowner, 'USAGE') AS owner,
-               {_maintain(session)} AS may_maintain,
+               quote_ident(pg_get_userbyid(c.relowner)) AS owner_ident, {_maintain(session)} AS may_maintain,
                f.indrelid IS NOT NULL AS unique_index,
                (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
                   JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname
@@ -404,7 +406,8 @@ def find_table(session: Session, name: str) -> list[Row]:
         f"""
         SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, format('%I.%I', n.nspname, c.relname) AS ident,
                c.relkind AS kind, {_may("DELETE")} AS may_delete, {_may("UPDATE")} AS may_update,
-               {_may("SELECT")} AS may_select, pg_has_role(c.relowner, 'USAGE') AS owner
+               {_may("SELECT")} AS may_select, pg_has_role(c.relowner, 'USAGE') AS owner,
+               row_security_active(c.oid) AS hides_rows
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE {where} AND {_USER_SCHEMA} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
         """

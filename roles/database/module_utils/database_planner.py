@@ -313,6 +313,24 @@ def is_leftover(index: Row, indexes: Iterable[Row]) -> bool:
     return False
 
 
+def _index_due(
+    index: Row, indexes: Sequence[Row], server: Row, limits: Limits, memory: Mapping[str, Any]
+) -> tuple[str, str, Any, Any, str] | None:
+    """Return (verb, reason, number, threshold, unit) if the index is to be rebuilt or dropped, else None."""
+    if not index["valid"]:
+        if index["building"] or index["locked"]:
+            return None
+        if is_leftover(index, indexes):
+            return "DROP", "dead leftover of a concurrent rebuild", index["bytes"], None, "bytes"
+        return "REINDEX", "invalid", index["bytes"], None, "bytes"
+    if index["bytes"] < limits.index_bloat_min_bytes or index["is_exclusion"]:
+        return None
+    percent = bloat_percent(index, server["block_size"], memory)
+    if percent is None or percent <= limits.index_bloat_percent:
+        return None
+    return "REINDEX", "bloat", round(percent), limits.index_bloat_percent, "percent"
+
+
 def plan_indexes(
     indexes: Sequence[Row], server: Row, limits: Limits, memory: Mapping[str, Any], blocked: bool, now: float
 ) -> list[Row]:
@@ -324,19 +342,7 @@ def plan_indexes(
         return []
     planned = []
     for index in indexes:
-        due: tuple[str, str, Any, Any, str] | None = None
-        if not index["valid"]:
-            if index["building"] or index["locked"]:
-                continue
-            leftover = is_leftover(index, indexes)
-            if leftover:
-                due = ("DROP", "dead leftover of a concurrent rebuild", index["bytes"], None, "bytes")
-            else:
-                due = ("REINDEX", "invalid", index["bytes"], None, "bytes")
-        elif index["bytes"] >= limits.index_bloat_min_bytes and not index["is_exclusion"]:
-            percent = bloat_percent(index, server["block_size"], memory)
-            if percent is not None and percent > limits.index_bloat_percent:
-                due = ("REINDEX", "bloat", round(percent), limits.index_bloat_percent, "percent")
+        due = _index_due(index, indexes, server, limits, memory)
         if (
             due is None
             or not (index["owner"] or server["superuser"])
@@ -564,22 +570,13 @@ def within_disk(planned: Sequence[Row], free: int | None, limits: Limits, jobs: 
     """
     fits: list[Row] = []
     found: list[Row] = []
+    unknown: list[Row] = []
     for item in planned:
         need = math.ceil(item["bytes"] * DISK_FACTOR) * max(1, jobs)
         if item.get("verb") == "DROP":
             fits.append(item)
         elif free is None and limits.disk_check_required:
-            found.append(
-                finding(
-                    "disk-unknown",
-                    "Free disk space cannot be measured, so nothing is rewritten",
-                    subject=item["subject"],
-                    observed="unknown",
-                    expected=f"{human_bytes(need)} free",
-                    remedy="Set database_data_dir to the data directory as this host sees it, or "
-                    "database_disk_check_required: false",
-                )
-            )
+            unknown.append(item)
         elif free is not None and free < need:
             found.append(
                 finding(
@@ -594,6 +591,18 @@ def within_disk(planned: Sequence[Row], free: int | None, limits: Limits, jobs: 
             )
         else:
             fits.append(item)
+    if unknown:
+        found.append(
+            finding(
+                "disk-unknown",
+                "Free disk space cannot be measured, so nothing is rewritten",
+                subject=f"step {unknown[0]['step']}",
+                observed=f"unknown; left alone: {_some([{'ident': item['subject']} for item in unknown])}",
+                expected=f"{human_bytes(max(i['bytes'] for i in unknown) * DISK_FACTOR * max(1, jobs))} free",
+                remedy="GRANT pg_monitor, by which a local server tells its folder; or set database_data_dir to the data "
+                "directory as this host sees it, or database_disk_check_required: false",
+            )
+        )
     return fits, found
 
 
@@ -609,33 +618,82 @@ def rights_findings(server: Row, tables: Sequence[Row], limits: Limits, memory: 
                 subject="pg_monitor",
                 observed=f"role {user} is no member",
                 expected="member of pg_monitor",
-                remedy=f'GRANT pg_monitor TO "{user}";',
+                remedy=_grant(server, ["pg_monitor"]),
             )
         )
     lacking = [
-        t["ident"]
+        t
         for t in tables
         if not t["may_maintain"]
         and not server["database_owner"]
         and (vacuum_due(t, server, limits) or analyze_due(t, server, limits, memory))
     ]
     if lacking:
-        remedy = (
-            f'GRANT pg_maintain TO "{user}";'
-            if server["version_num"] >= 170000
-            else f'GRANT the owner of the tables TO "{user}";'
-        )
         found.append(
             finding(
                 "grant-missing",
                 "Tables are due for vacuum or analyze, but the role may not",
                 subject="maintain",
-                observed=", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""),
+                observed=_some(lacking),
                 expected=f"role {user} owns them or may maintain them",
-                remedy=remedy,
+                remedy=_grant(server, _maintainers(server, lacking)),
             )
         )
     return found
+
+
+def owner_findings(
+    server: Row, indexes: Sequence[Row], views: Sequence[Row], limits: Limits, memory: Mapping[str, Any]
+) -> list[Row]:
+    """Return findings for indexes and materialized views that are due, but that the role may not touch."""
+    found = []
+    # MAINTAIN would allow a rebuild, but not to drop what a failed one leaves behind.
+    mine = [i for i in indexes if not (i["owner"] or server["superuser"])]
+    due = [i for i in mine if _index_due(i, indexes, server, limits, memory)]
+    if due:
+        found.append(
+            finding(
+                "grant-missing",
+                "Indexes are due to be rebuilt or dropped, but the role may not",
+                subject="indexes",
+                observed=_some(due),
+                expected=f"role {server['user']} is, or is a member of, their owner",
+                remedy=_grant(server, [i["owner_ident"] for i in due]),
+            )
+        )
+    unread = [v for v in views if not v["may_maintain"]]
+    if unread:
+        found.append(
+            finding(
+                "grant-missing",
+                "Materialized views are not looked after: the role may not refresh them",
+                subject="views",
+                severity="info",
+                observed=_some(unread),
+                expected=f"role {server['user']} owns them or may maintain them",
+                remedy=_grant(server, _maintainers(server, unread)),
+            )
+        )
+    return found
+
+
+def _some(items: Sequence[Row], most: int = 10) -> str:
+    more = len(items) - most
+    return ", ".join(item["ident"] for item in items[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _maintainers(server: Row, items: Sequence[Row]) -> list[str]:
+    return ["pg_maintain"] if server["version_num"] >= 170000 else [item["owner_ident"] for item in items]
+
+
+def _grant(server: Row, roles: Sequence[str]) -> str:
+    """Return the statement that lets the role of this run act as one of `roles`, also where it does not inherit."""
+    words = f"GRANT {', '.join(dict.fromkeys(roles))} TO {server['user_ident']}"
+    if server["inherits"]:
+        return f"{words};"
+    if server["version_num"] >= 160000:
+        return f"{words} WITH INHERIT TRUE;"
+    return f"{words}; ALTER ROLE {server['user_ident']} INHERIT;"
 
 
 def sequence_findings(sequences: Sequence[Row], limits: Limits, memory: Mapping[str, Any], now: float) -> list[Row]:

@@ -26,6 +26,8 @@ LARGEST_BATCH_ROWS = 100_000
 # A batch is to take between these two; locks are held no longer.
 BATCH_SECONDS = (0.5, 1.0)
 LOCK_TRIES = 5
+# What a role needs to see the rows that row level security hides from it.
+SEE_ALL_ROWS = "BYPASSRLS"
 INSUFFICIENT_PRIVILEGE = "42501"
 INVALID_PARAMETER_VALUE = "22023"
 TIME_TYPES = ("timestamp with time zone", "timestamp without time zone", "date")
@@ -246,22 +248,9 @@ def plan(
     planned: list[Row] = []
     found: list[Row] = []
     for rule in rules:
-        # UPDATE for a delete too: rows are locked first, so that those in use are skipped instead of waited for.
-        needed = ("SELECT", "UPDATE") if rule.columns else ("SELECT", "UPDATE", "DELETE")
-        lacking = [privilege for privilege in needed if not rule.table[f"may_{privilege.lower()}"]]
+        lacking = _lacking(rule)
         if lacking:
-            found.append(
-                finding(
-                    "grant-missing",
-                    f"Rows past their day stay: the role may not {rule.step}",
-                    subject=rule.table["ident"],
-                    observed=f"no {' and no '.join(lacking)}",
-                    expected=", ".join(lacking),
-                    remedy=f"GRANT {', '.join(lacking)} ON {rule.table['ident']} TO CURRENT_USER_OF_THIS_RUN;".replace(
-                        "CURRENT_USER_OF_THIS_RUN", str(session.value("SELECT quote_ident(current_user) AS u"))
-                    ),
-                )
-            )
+            found.append(_grant_missing(rule, lacking, str(session.value("SELECT quote_ident(current_user) AS u"))))
             continue
         if rule.partitioned:
             planned += _partition_actions(session, rule)
@@ -285,6 +274,42 @@ def plan(
                     )
                 )
     return planned, found
+
+
+def _lacking(rule: Rule) -> dict[str, list[str]]:
+    """Return the privileges that the rule needs and the role lacks, by quoted table; BYPASSRLS where rows are hidden."""
+    # UPDATE for a delete too: rows are locked first, so that those in use are skipped instead of waited for.
+    needed = ("SELECT", "UPDATE") if rule.columns else ("SELECT", "UPDATE", "DELETE")
+    lacking = {rule.table["ident"]: [word for word in needed if not rule.table[f"may_{word.lower()}"]]}
+    if rule.table["hides_rows"]:
+        lacking[rule.table["ident"]].append(SEE_ALL_ROWS)
+    for key in rule.references:
+        if not key["child_may_select"]:
+            lacking[key["child_ident"]] = ["SELECT"]
+        elif key["child_hides_rows"]:
+            lacking[key["child_ident"]] = [SEE_ALL_ROWS]
+    return {ident: words for ident, words in lacking.items() if words}
+
+
+def _grant_missing(rule: Rule, lacking: Mapping[str, Sequence[str]], user: str) -> Row:
+    own = rule.table["ident"]
+    remedies = (
+        [f"ALTER ROLE {user} {SEE_ALL_ROWS};"] if any(SEE_ALL_ROWS in words for words in lacking.values()) else []
+    )
+    for ident, words in lacking.items():
+        granted = [word for word in words if word != SEE_ALL_ROWS]
+        remedies += [f"GRANT {', '.join(granted)} ON {ident} TO {user};"] if granted else []
+    return finding(
+        "grant-missing",
+        f"Rows past their day stay: the role may not {rule.step}",
+        subject=own if rule.step == "retention" else f"{own} ({rule.step})",  # a table may have both rules
+        observed="; ".join(
+            f"no {' and no '.join(words)}" + ("" if ident == own else f" on {ident}")
+            for ident, words in lacking.items()
+        ),
+        expected=", ".join(sorted({word for words in lacking.values() for word in words})),
+        remedy=" ".join(remedies),
+    )
 
 
 def rule_action(rule: Rule, number: int | None) -> Row:

@@ -159,6 +159,7 @@ class Maintenance:
         indexes = catalog.indexes(self.session)
         result.findings += planner.index_findings(indexes, catalog.foreign_keys(self.session), server, limits)
         result.findings += planner.rights_findings(server, tables, limits, self.memory)
+        result.findings += planner.owner_findings(server, indexes, catalog.views(self.session), limits, self.memory)
         result.findings += planner.growth_finding(tables, bool(self.job.retention))
         result.findings += planner.failure_findings(limits, self.memory, server["now"])
         settings = catalog.settings(self.session, [*planner.SETTINGS, "max_wal_size"])
