@@ -101,6 +101,7 @@ def test_at_the_time_limit_the_whole_process_group_is_gone(tmp_path: Path) -> No
     pids = tmp_path / "pids"
     outcome = run_command(f"sleep 300 & echo $! >{pids}; echo $$ >>{pids}; echo begun; wait", ENVIRONMENT, 0.5)
     assert (outcome.rc, outcome.stdout) == (None, "begun\n")
+    assert 0.5 <= outcome.seconds < 60
     for pid in pids.read_text().split():
         wait_until(lambda pid=pid: not running(pid), f"process {pid} is gone", 5)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.runbook_checks import probe
+from ansible.module_utils.runbook_checks import probe_all
 from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable, Session
 from jinja2 import StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
@@ -52,17 +51,19 @@ class Patient:
         return Session(self.server.connection("llm_metrics"))
 
     def probe(self, ids: list[str], **inputs: Any) -> dict[str, dict[str, Any]]:
+        """Carry out checks as the role would; each result has its finding, None where the expectation was met."""
         host = {
-            "database_host": str(self.server.folder),
-            "database_user": "postgres",
-            "database_os_user": self.server.user,
+            "host": str(self.server.folder),
+            "user": "postgres",
+            "os_user": self.server.user,
+            "bin_dir": str(self.server.bin_dir),
         }
-        variables = {**DEFAULTS, **host, **{f"database_{name}": value for name, value in inputs.items()}}
-        given = {**resolve(RUNBOOK["environment"], variables), **resolve(RUNBOOK["secrets"], variables)}
-        environment = {"PATH": f"{self.server.bin_dir}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
-        environment.update({name: str(value) for name, value in given.items() if value not in (None, "")})
+        variables = {**DEFAULTS, **{f"database_{name}": value for name, value in {**host, **inputs}.items()}}
+        given = resolve({key: RUNBOOK[key] for key in ("environment", "secrets", "os_user")}, variables)
         checks = [{**CHECKS[id], "expect": resolve(CHECKS[id]["expect"], variables)} for id in ids]
-        return {r["id"]: r for r in probe(checks, environment, resolve(RUNBOOK["os_user"], variables) or None)}
+        results, findings = probe_all(checks, given["environment"], given["secrets"], given["os_user"] or None)
+        by_check = {found["check"]: found for found in findings}
+        return {result["id"]: {**result, "finding": by_check.get(result["id"])} for result in results}
 
     def judge(self, id: str, **inputs: Any) -> dict[str, Any]:
         """Carry out one check and those it needs."""

@@ -158,6 +158,7 @@ def test_supervisor_states(tools: Tools, answer: str, rc: int, state: str) -> No
     ("description", "name", "out", "err"),
     [
         (SYSTEMD, "systemctl", "", "Failed to connect to bus: No such file or directory\n"),
+        (SYSTEMD, "systemctl", "LoadState=loaded\n", ""),
         (COMPOSE, "docker", "", "Cannot connect to the Docker daemon\n"),
         (SUPERVISOR, "supervisorctl", "unix:///run/supervisor.sock no such file\n", ""),
     ],
