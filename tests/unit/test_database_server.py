@@ -841,3 +841,47 @@ def test_time_budget_ends_the_work_and_the_next_run_resumes(world: World) -> Non
     assert {f["observed"] for f in result.findings} == {"time budget used up"}
     world.change(deadline=float("inf"))
     assert {a["result"] for a in world.run().actions} == {"done"}
+
+
+def test_rows_that_a_trigger_puts_back_do_not_keep_the_run_busy_for_ever(world: World) -> None:
+    world.sql(
+        LOGS
+        + "CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.prompt := 'again'; RETURN NEW; END$$; "
+        "CREATE TRIGGER back BEFORE UPDATE ON logs FOR EACH ROW EXECUTE FUNCTION back()"
+    )
+    world.change(redact=[{"table": "logs", "time_column": "at", "columns": ["prompt"], "after_days": 30}])
+    item = world.step("redact").actions[0]
+    assert item["result"] == "failed" and "a trigger puts them back" in item["detail"]
+    plan = world.plan()
+    assert ("redact", "public.logs") not in planned(plan)
+    assert "failed-before" in ids(plan)
+
+
+def test_rows_of_one_moment_that_come_back_end_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ansible.module_utils.database_retention.FIRST_BATCH_ROWS", 100)
+    monkeypatch.setattr("ansible.module_utils.database_retention.LARGEST_BATCH_ROWS", 100)
+    world.sql(
+        "CREATE TABLE same (id serial, at timestamptz, p text); CREATE INDEX ON same (at); "
+        "INSERT INTO same (at, p) SELECT date_trunc('day', now()) - interval '99 days', 'p' FROM generate_series(1, 450)"
+    )
+    world.change(redact=[{"table": "same", "time_column": "at", "columns": ["p"], "after_days": 30}])
+    assert world.step("redact").actions[0]["result"] == "done"
+    assert world.value("SELECT count(p) FROM same") == "0"
+    world.sql(
+        "UPDATE same SET p = 'p'; CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN NEW.p := 'again'; RETURN NEW; END$$; "
+        "CREATE TRIGGER back BEFORE UPDATE ON same FOR EACH ROW EXECUTE FUNCTION back()"
+    )
+    assert world.step("redact").actions[0]["result"] == "failed"
+
+
+def test_rows_that_a_trigger_keeps_are_reported(world: World) -> None:
+    world.sql(
+        LOGS + "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$; "
+        "CREATE TRIGGER keep BEFORE DELETE ON logs FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+    world.change(retention=KEEP)
+    result = world.step("retention")
+    assert result.actions[0]["result"] == "skipped"
+    assert "no row could be changed" in only(result, "not-finished")["observed"]
+    assert world.value("SELECT count(*) FROM logs") == "4800"

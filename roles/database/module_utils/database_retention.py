@@ -26,6 +26,7 @@ LARGEST_BATCH_ROWS = 100_000
 # A batch is to take between these two; locks are held no longer.
 BATCH_SECONDS = (0.5, 1.0)
 LOCK_TRIES = 5
+COME_BACK = "the rows are due again after each batch: a trigger puts them back"
 # What a role needs to see the rows that row level security hides from it.
 SEE_ALL_ROWS = "BYPASSRLS"
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -456,7 +457,7 @@ def carry_out(
     Each batch is a transaction of its own, so that a killed run leaves whole batches only.
     """
     progress = Progress()
-    rows, after, first_pass = FIRST_BATCH_ROWS, None, True
+    rows, after, looked_again, at_same_time = FIRST_BATCH_ROWS, None, False, 0
     session.execute(f"SET statement_timeout = {batch_timeout_seconds * 1000}; SET lock_timeout = '1s'")
     write_less_wal(session)
     while True:
@@ -474,16 +475,46 @@ def carry_out(
         progress.rows += done["rows"]
         progress.batches += 1
         progress.longest_seconds = max(progress.longest_seconds, seconds)
-        if done["rows"] == 0:
-            # Rows below the last batch's end may have come, or been unlocked, in the meantime: one look from the start.
-            if first_pass and after is not None:
-                first_pass, after = False, None
-                continue
+        if done["rows"] < rows:
+            left = _left(session, rule, max(1, progress.rows))
+            progress.stopped = why_left(progress.rows, left)
+            if progress.stopped or left == 0 or looked_again:
+                return progress
+            # A few rows came, or were unlocked, below where the last batch ended: one look from the start.
+            looked_again, after = True, None
+            continue
+        at_same_time = at_same_time + done["rows"] if done["last"] == after else 0
+        if at_same_time > LARGEST_BATCH_ROWS and at_same_time > _at(session, rule, done["last"]):
+            progress.stopped = COME_BACK
             return progress
         after = done["last"]
-        rows = next_batch_rows(max(done["rows"], 100), seconds) if done["rows"] >= rows else rows
+        rows = next_batch_rows(done["rows"], seconds)
         if pause_fraction:
             wait(seconds * pause_fraction)
+
+
+def why_left(done: int, left: int) -> str:
+    """Return why rows are due after the last batch; empty if there are none, or only some that came meanwhile.
+
+    `left` is counted up to the number of rows done: if as many are due as were done, those came back.
+    """
+    if left == 0:
+        return ""
+    if done == 0:
+        return "no row could be changed: they are locked, or a trigger or policy keeps them"
+    return COME_BACK if left >= done else ""
+
+
+def _at(session: Session, rule: Rule, moment: str) -> int:
+    """Count the rows of one moment, due or not."""
+    same = f"{rule.time_ident} = {literal(moment)}::{rule.time_type}"
+    return int(session.value(f"SELECT count(*) AS n FROM {rule.table['ident']} WHERE {same}"))
+
+
+def _left(session: Session, rule: Rule, most: int) -> int:
+    """Count the rows that are due, up to `most`."""
+    due = f"SELECT FROM {rule.table['ident']} t WHERE {rule.due()} LIMIT {int(most)}"
+    return int(session.value(f"SELECT count(*) AS n FROM ({due}) q"))
 
 
 def with_lock_retries(

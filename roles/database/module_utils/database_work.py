@@ -38,6 +38,7 @@ Row = dict[str, Any]
 TRANSIENT = (LOCK_NOT_AVAILABLE, OBJECT_IN_USE, QUERY_CANCELED, "40P01", "40001", "53100", "53300", "57P01")
 # A run whose client was killed frees its advisory lock within client_connection_check_interval.
 LOCK_WAIT_SECONDS = 6
+TRIGGERED_DATA_CHANGE_VIOLATION = "27000"
 SKIP_LOCKED_TRIES = 3
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REPORTED_TABLES = 20
@@ -196,7 +197,11 @@ class Maintenance:
             planned, found = retention.plan(self.session, self._rules(), self.job.count_seconds)
         except retention.RuleError as error:
             raise Refused(str(error), "bad_input") from error
-        return planned + self._half_dropped(), found
+        return self._not_failed_lately(planned) + self._half_dropped(), found
+
+    def _not_failed_lately(self, planned: Sequence[Row]) -> list[Row]:
+        limits, now = self.job.limits, self.server["now"]
+        return [a for a in planned if not planner.failed_lately(a["step"], a["subject"], limits, self.memory, now)]
 
     def _half_dropped(self) -> list[Row]:
         """Return drops of partitions that an earlier, killed run had detached."""
@@ -270,7 +275,7 @@ class Maintenance:
         for rule in (r for r in self._rules() if r.step == step):
             planned, found = retention.plan(self.session, [rule], self.job.count_seconds, ahead=False)
             result.findings += [f for f in found if f["id"] != "grant-missing"]
-            for item in planned:
+            for item in self._not_failed_lately(planned):
                 act = self._drop_partition if rule.partitioned else self._batches
                 self._act(item, lambda work, item=item, rule=rule, act=act: act(item, work, rule), result)
         return result
@@ -303,6 +308,8 @@ class Maintenance:
         item["detail"] = (
             f"{progress.rows} rows {verb} in {progress.batches} batches, longest {progress.longest_seconds:.2f} s; {item['detail']}"
         )
+        if progress.stopped == retention.COME_BACK:
+            raise PsqlError(TRIGGERED_DATA_CHANGE_VIOLATION, f"{progress.stopped}; {item['detail']}")
         if progress.stopped:
             item["detail"] += f"; stopped: {progress.stopped}"
             item["stopped"] = progress.stopped
