@@ -232,7 +232,8 @@ def world(scratch: Path, bin_dirs: dict[str, Path], tmp_path_factory: pytest.Tem
     server.create()
     server.sql("CREATE DATABASE llm_metrics")
     server.sql(
-        "CREATE TABLE worn (v int); INSERT INTO worn SELECT generate_series(1, 5000); DELETE FROM worn", "llm_metrics"
+        "CREATE TABLE worn (v int); CREATE SEQUENCE counted; INSERT INTO worn SELECT generate_series(1, 5000); DELETE FROM worn",
+        "llm_metrics",
     )
     made = World(tmp_path_factory.mktemp("modules"), server)
     try:
@@ -267,6 +268,7 @@ def test_check_mode_writes_nothing(world: World) -> None:
         assert world.outcome(name) == (False, None) and world.results[name]["changed"] is False
     for number in (2, 3, 4, 5):
         assert not world.path(f"state-{number}").exists()
+    assert list(world.path("state/memory").glob("database-*.json")), "without check mode a plan remembers the sequences"
     before_close = world.results["look"]["stdout"]
     assert "r:one.json" in before_close and "last/" not in before_close, "close in check mode keeps leases and outcome"
 
