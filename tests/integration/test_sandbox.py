@@ -104,7 +104,7 @@ class Sandbox:
         return found
 
     def count(self, table: str) -> int:
-        return int(self.query(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from this file
+        return int(self.query(f"SELECT count(*) FROM {table}"))
 
     def fingerprint(self) -> str:
         """Return a checksum over all rows, but for the few rules, which say when they were written."""
