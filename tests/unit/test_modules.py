@@ -232,7 +232,8 @@ def world(scratch: Path, bin_dirs: dict[str, Path], tmp_path_factory: pytest.Tem
     server.create()
     server.sql("CREATE DATABASE llm_metrics")
     server.sql(
-        "CREATE TABLE worn (v int); CREATE SEQUENCE counted; INSERT INTO worn SELECT generate_series(1, 5000); DELETE FROM worn",
+        "CREATE SEQUENCE counted; SELECT nextval('counted'); "
+        "CREATE TABLE worn (v int); INSERT INTO worn SELECT generate_series(1, 5000); DELETE FROM worn",
         "llm_metrics",
     )
     made = World(tmp_path_factory.mktemp("modules"), server)
