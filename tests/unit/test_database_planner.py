@@ -929,7 +929,14 @@ def test_batches_adapt_to_the_time_they_take(rows: int, seconds: float, followin
 
 
 def rule(oid: int, ident: str = "public.t", **fields: Any) -> Rule:
-    return Rule({"oid": oid, "ident": ident}, "at", "timestamp with time zone", 90, "2025-12-15 00:00:00+00", **fields)
+    return Rule(
+        {"oid": oid, "ident": ident, "has_children": False},
+        "at",
+        "timestamp with time zone",
+        90,
+        "2025-12-15 00:00:00+00",
+        **fields,
+    )
 
 
 def refers(child: int, ident: str = "public.c", name: str = "fk") -> dict[str, Any]:
@@ -990,6 +997,9 @@ def test_one_statement_picks_acts_and_counts() -> None:
         and "ORDER BY t.at LIMIT 500 FOR UPDATE SKIP LOCKED" in statement
     )
     assert "t.at >=" not in statement
+    parent = rule(1)
+    parent.table["has_children"] = True
+    assert "t.tableoid = picked.part" in retention.batch_statement(parent, 500, None)
     later = retention.batch_statement(rule(1, columns=[("prompt", "NULL")]), 500, "2025-01-01 00:00:00+00")
     assert "UPDATE public.t t SET prompt = NULL WHERE" in later
     assert "t.at >= '2025-01-01 00:00:00+00'::timestamp with time zone" in later

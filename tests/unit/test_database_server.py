@@ -243,6 +243,45 @@ def test_a_parent_is_kept_while_a_younger_child_refers_to_it(world: World) -> No
     assert world.plan().actions == []
 
 
+@pytest.mark.parametrize("family", ["partitions", "inheritance"])
+def test_rows_at_the_same_place_in_another_part_stay(world: World, family: str) -> None:
+    """A ctid is only unique within one table, and a parent has several."""
+    world.sql(
+        """
+        CREATE TABLE parts (k text NOT NULL, n int, at timestamptz NOT NULL, prompt text) PARTITION BY LIST (k);
+        CREATE TABLE parts_old PARTITION OF parts FOR VALUES IN ('old');
+        CREATE TABLE parts_new PARTITION OF parts DEFAULT;
+        """
+        if family == "partitions"
+        else """
+        CREATE TABLE parts (k text NOT NULL, n int, at timestamptz NOT NULL, prompt text);
+        CREATE TABLE parts_old () INHERITS (parts);
+        CREATE TABLE parts_new () INHERITS (parts);
+        """
+    )
+    world.sql(
+        """
+        CREATE INDEX ON parts (at); CREATE INDEX ON parts_old (at); CREATE INDEX ON parts_new (at);
+        INSERT INTO parts_old SELECT 'old', n, now() - interval '50 days' - n * interval '1 hour', 'p' FROM generate_series(1, 2000) n;
+        INSERT INTO parts_new SELECT 'new', n, now(), 'p' FROM generate_series(1, 2000) n;
+        ANALYZE
+        """
+    )
+    world.change(
+        retention=[{"table": "parts", "time_column": "at", "keep_days": 90}],
+        redact=[{"table": "parts", "time_column": "at", "columns": ["prompt"], "after_days": 40}],
+    )
+    due = {a["step"]: a["number"] for a in world.plan().actions}
+    result = world.run()
+    for action in result.actions:
+        if action["step"] in ("retention", "redact"):
+            assert (action["result"], action["detail"].split()[0]) == ("done", str(due[action["step"]]))
+    assert world.value("SELECT count(*) FROM parts WHERE k = 'new' AND prompt = 'p'") == "2000"
+    assert world.value("SELECT count(*) FROM parts WHERE k = 'old' AND prompt IS NULL") == str(due["redact"])
+    assert world.value("SELECT count(*) FROM parts") == str(2000 + due["redact"])
+    assert world.plan().actions == []
+
+
 def test_expired_partitions_are_dropped_and_a_half_dropped_one_is_finished(world: World) -> None:
     world.sql(
         """

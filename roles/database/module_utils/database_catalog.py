@@ -407,7 +407,8 @@ def find_table(session: Session, name: str) -> list[Row]:
         SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, format('%I.%I', n.nspname, c.relname) AS ident,
                c.relkind AS kind, {_may("DELETE")} AS may_delete, {_may("UPDATE")} AS may_update,
                {_may("SELECT")} AS may_select, pg_has_role(c.relowner, 'USAGE') AS owner,
-               row_security_active(c.oid) AS hides_rows
+               row_security_active(c.oid) AS hides_rows,
+               EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AS has_children
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE {where} AND {_USER_SCHEMA} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
         """

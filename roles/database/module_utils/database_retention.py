@@ -428,17 +428,21 @@ def batch_statement(rule: Rule, rows: int, after: str | None) -> str:
     """
     floor = f" AND t.{rule.time_ident} >= {literal(after)}::{rule.time_type}" if after is not None else ""
     picked = (
-        f"SELECT t.ctid FROM {rule.table['ident']} t WHERE {rule.due()}{floor} "
+        f"FROM {rule.table['ident']} t WHERE {rule.due()}{floor} "
         f"ORDER BY t.{rule.time_ident} LIMIT {int(rows)} FOR UPDATE SKIP LOCKED"
     )
+    sets = ", ".join(f"{name} = {empty}" for name, empty in rule.columns)
     target = f"{rule.table['ident']} t"
-    if rule.columns:
-        sets = ", ".join(f"{name} = {empty}" for name, empty in rule.columns)
-        act = f"UPDATE {target} SET {sets}"
+    act = f"UPDATE {target} SET {sets}" if sets else f"DELETE FROM {target}"
+    if rule.table["has_children"]:
+        # A ctid is a place in one table: other partitions have a row at the same place. The array makes it a TID scan.
+        picks = f"picked AS MATERIALIZED (SELECT t.tableoid AS part, t.ctid AS place {picked}), "
+        source = " FROM picked" if sets else " USING picked"
+        where = "t.ctid = ANY (ARRAY(SELECT place FROM picked)) AND t.ctid = picked.place AND t.tableoid = picked.part"
     else:
-        act = f"DELETE FROM {target}"
+        picks, source, where = "", "", f"t.ctid = ANY (ARRAY(SELECT t.ctid {picked}))"
     return (
-        f"WITH gone AS ({act} WHERE t.ctid = ANY (ARRAY({picked})) RETURNING t.{rule.time_ident} AS at) "
+        f"WITH {picks}gone AS ({act}{source} WHERE {where} RETURNING t.{rule.time_ident} AS at) "
         "SELECT json_build_object('rows', count(*), 'last', max(at)::text)::text FROM gone"
     )
 
