@@ -465,7 +465,7 @@ def test_how_much_bloat_is_worth_a_rebuild(percent: float, due: bool) -> None:
             "percent",
             2**24,
         )
-        assert action["number"] == round(percent)
+        assert action["number"] == round(percent, 1)
 
 
 @pytest.mark.parametrize(("size", "due"), [(10 * 1024 * 1024 - 1, False), (10 * 1024 * 1024, True)])

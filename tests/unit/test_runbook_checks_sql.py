@@ -135,18 +135,19 @@ def _closed_database(patient: Patient) -> Iterator[dict[str, Any]]:
 def _many_sessions(patient: Patient, number: int) -> Iterator[dict[str, Any]]:
     with contextlib.ExitStack() as sessions:
         for _ in range(number):
-            sessions.enter_context(patient.session())
+            # The checks' own sessions carry the name llmct-maint and do not count.
+            sessions.enter_context(patient.session()).execute("SET application_name = 'app'")
         yield {}
 
 
-@fault("connections", "7")  # 20 of 27 are 74 %, and the check's own
+@fault("connections", "74")  # 20 of 27
 def _connections(patient: Patient) -> Iterator[dict[str, Any]]:
     yield from _many_sessions(patient, 20)
 
 
-@fault("connections-critical", "9")
+@fault("connections-critical", "93")  # 25 of 27
 def _connections_used_up(patient: Patient) -> Iterator[dict[str, Any]]:
-    yield from _many_sessions(patient, 24)
+    yield from _many_sessions(patient, 25)
 
 
 @fault("long-transactions", "|active|")

@@ -328,7 +328,7 @@ def _index_due(
     percent = bloat_percent(index, server["block_size"], memory)
     if percent is None or percent <= limits.index_bloat_percent:
         return None
-    return "REINDEX", "bloat", round(percent), limits.index_bloat_percent, "percent"
+    return "REINDEX", "bloat", round(percent, 1), limits.index_bloat_percent, "percent"
 
 
 def plan_indexes(

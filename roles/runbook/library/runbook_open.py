@@ -77,6 +77,9 @@ def main() -> None:
     wanted = module.params
     wanted["run_id"] = wanted["run_id"] or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     wanted["owner"] = wanted["owner"] or f"{getpass.getuser()}@{platform.node()}"
+    if wanted["lease_seconds"] < 1:
+        told = f"runbook_lease_seconds is {wanted['lease_seconds']}; a lease lasts at least 1 second, 300 is usual"
+        module.fail_json(msg=told, runbook=report(outcome="bad_input", message=told))
     leases = Leases(Path(wanted["state_dir"]))
     taken = []
     try:
