@@ -50,10 +50,8 @@ runbook: {description: Actions with before and after and findings for what could
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.database_arguments import ARGUMENTS, job_from
-from ansible.module_utils.database_work import Maintenance, Refused
+from ansible.module_utils.database_arguments import ARGUMENTS, maintain
 from ansible.module_utils.runbook_lease import LeaseHeld, renewed
-from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable
 from ansible.module_utils.runbook_result import report
 from ansible.module_utils.runbook_state import StateError
 
@@ -84,17 +82,10 @@ def main() -> None:
         given["lease_seconds"],
     )
     try:
-        with keep, Maintenance(job_from(given)) as maintenance:
-            result = getattr(maintenance, given["step"])()
-    except Refused as refused:
-        module.fail_json(msg=str(refused), runbook=report(outcome=refused.outcome, message=str(refused)))
-    except LeaseHeld as held:
-        module.fail_json(msg=str(held), runbook=report(outcome="refused", message=str(held)))
-    except PsqlUnreachable as error:
-        message = f"the connection to the database was lost: {error}"
-        module.fail_json(msg=message, runbook=report(outcome="unreachable", message=message))
-    except (PsqlError, StateError, ValueError) as error:
-        module.fail_json(msg=str(error), runbook=report())
+        with keep:
+            result = maintain(module, lambda maintenance: getattr(maintenance, given["step"])())
+    except (LeaseHeld, StateError) as error:
+        module.fail_json(msg=str(error), runbook=report(outcome="refused", message=str(error)))
     actions = result.public_actions()
     failed = [a for a in actions if a["result"] == "failed"]
     told = report(result.findings, actions)

@@ -60,11 +60,8 @@ runbook: {description: Findings; the planned actions in check mode, type: dict, 
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.database_arguments import ARGUMENTS, job_from
-from ansible.module_utils.database_work import Maintenance, Refused
-from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable
+from ansible.module_utils.database_arguments import ARGUMENTS, maintain
 from ansible.module_utils.runbook_result import finding, report
-from ansible.module_utils.runbook_state import StateError
 
 
 def plan_lines(plan: list) -> str:
@@ -93,16 +90,7 @@ def main() -> None:
         argument_spec={**ARGUMENTS, "purpose": {"type": "str", "choices": ["plan", "verify"], "default": "plan"}},
         supports_check_mode=True,
     )
-    try:
-        with Maintenance(job_from(module.params)) as maintenance:
-            result = maintenance.plan(remember=not module.check_mode)
-    except Refused as refused:
-        module.fail_json(msg=str(refused), runbook=report(outcome=refused.outcome, message=str(refused)))
-    except PsqlUnreachable as error:
-        message = f"the database cannot be reached: {error}"
-        module.fail_json(msg=message, runbook=report(outcome="unreachable", message=message))
-    except (PsqlError, StateError, ValueError) as error:
-        module.fail_json(msg=str(error), runbook=report())
+    result = maintain(module, lambda maintenance: maintenance.plan(remember=not module.check_mode))
     plan = result.public_actions()
     if module.params["purpose"] == "verify":
         result.findings += [still_due(item) for item in plan]

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.database_planner import Limits
-from ansible.module_utils.database_work import Job
-from ansible.module_utils.runbook_psql import Connection
+from ansible.module_utils.database_work import Job, Maintenance, Refused, Result
+from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable
+from ansible.module_utils.runbook_result import report
+from ansible.module_utils.runbook_state import StateError
 
 ARGUMENTS: dict[str, Any] = {
     "connection": {
@@ -94,3 +97,20 @@ def _typed(value: Any, wanted: str) -> Any:
     if "bool" in wanted:
         return value if isinstance(value, bool) else str(value).lower() in ("true", "yes", "1")
     return int(value) if "int" in wanted else float(value)
+
+
+def maintain(module: Any, act: Callable[[Maintenance], Result]) -> Result:
+    """Return what `act` does on the database that the module's arguments describe.
+
+    Where that is refused, unreachable or fails, the module ends with that outcome.
+    """
+    try:
+        with Maintenance(job_from(module.params)) as maintenance:
+            return act(maintenance)
+    except Refused as refused:
+        outcome, message = refused.outcome, str(refused)
+    except PsqlUnreachable as error:
+        outcome, message = "unreachable", f"the database cannot be reached: {error}"
+    except (PsqlError, StateError, ValueError) as error:
+        outcome, message = None, str(error)
+    return module.fail_json(msg=message, runbook=report(outcome=outcome, message=message))
