@@ -243,6 +243,33 @@ def test_a_parent_is_kept_while_a_younger_child_refers_to_it(world: World) -> No
     assert world.plan().actions == []
 
 
+def test_partitions_with_partitions_are_dropped_and_a_default_one_has_its_own_rule(world: World) -> None:
+    world.sql(
+        """
+        CREATE TABLE parts (at timestamptz NOT NULL, k int) PARTITION BY RANGE (at);
+        CREATE TABLE parts_old PARTITION OF parts FOR VALUES FROM ('2020-01-01') TO ('2021-01-01') PARTITION BY LIST (k);
+        CREATE TABLE parts_old_1 PARTITION OF parts_old FOR VALUES IN (1);
+        CREATE TABLE parts_old_2 PARTITION OF parts_old DEFAULT;
+        CREATE TABLE parts_rest PARTITION OF parts DEFAULT;
+        CREATE INDEX ON parts (at);
+        INSERT INTO parts SELECT '2020-01-02'::timestamptz + n * interval '1 day', n % 3 FROM generate_series(1, 300) n;
+        INSERT INTO parts SELECT now() - n * interval '1 day', 1 FROM generate_series(51, 150) n;
+        """
+    )
+    rule = {"time_column": "at", "keep_days": 100}
+    world.change(retention=[{"table": "parts", **rule}])
+    plan = world.plan()
+    assert [a["subject"] for a in plan.actions if a["step"] == "retention"] == ["public.parts_old"]
+    kept = only(plan, "retention-kept")
+    assert kept["subject"] == "public.parts_rest" and kept["observed"].split()[0] in ("50", "51")
+    world.run()
+    assert world.value("SELECT count(*) FROM pg_class WHERE relname LIKE 'parts_old%' AND relkind <> 'i'") == "0"
+    world.change(retention=[{"table": "parts", **rule}, {"table": "parts_rest", **rule}])
+    world.run()
+    assert world.value("SELECT count(*) FROM parts WHERE at < now() - interval '101 days'") == "0"
+    assert world.plan().actions == [] and "retention-kept" not in ids(world.plan())
+
+
 @pytest.mark.parametrize("family", ["partitions", "inheritance"])
 def test_rows_at_the_same_place_in_another_part_stay(world: World, family: str) -> None:
     """A ctid is only unique within one table, and a parent has several."""
@@ -326,6 +353,11 @@ def test_expired_partitions_are_dropped_and_a_half_dropped_one_is_finished(world
         ("", {"table": "logs", "time_column": "at", "keep_days": True}, "keep_days is True"),
         ("DROP INDEX logs_at", {"table": "logs", "time_column": "at", "keep_days": 9}, "has no index"),
         (
+            "CREATE DOMAIN word AS text; ALTER TABLE logs ADD w word",
+            {"table": "logs", "time_column": "w", "keep_days": 9},
+            "is of type text, not a date or timestamp",
+        ),
+        (
             "CREATE SCHEMA other; CREATE TABLE other.logs (at timestamptz)",
             {"table": "logs", "time_column": "at", "keep_days": 9},
             "ambiguous",
@@ -377,6 +409,60 @@ def test_redaction_refuses_columns_it_cannot_empty(world: World, columns: list[s
     with pytest.raises(Refused) as refused:
         world.plan()
     assert message in str(refused.value)
+
+
+def test_redaction_knows_generated_columns_and_domains(world: World) -> None:
+    world.sql(
+        """
+        CREATE DOMAIN word AS text; CREATE DOMAIN sure AS word NOT NULL; CREATE DOMAIN moment AS timestamptz;
+        CREATE TABLE notes (at moment, w sure, loud text GENERATED ALWAYS AS (upper(w)) STORED);
+        INSERT INTO notes SELECT now() - n * interval '1 day', 'secret' FROM generate_series(1, 20) n;
+        CREATE INDEX ON notes (at)
+        """
+    )
+    rule = {"table": "notes", "time_column": "at", "after_days": 9}
+    world.change(redact=[{**rule, "columns": ["loud"]}])
+    with pytest.raises(Refused, match="loud is generated from other columns"):
+        world.plan()
+    world.change(redact=[{**rule, "columns": ["w"]}])
+    done = world.step("redact").actions[0]
+    assert (done["result"], done["after"]) == ("done", 0)
+    assert (
+        world.value("SELECT count(*) FROM notes WHERE at < now() - interval '11 days' AND (w <> '' OR loud <> '')")
+        == "0"
+    )
+    assert world.step("redact").actions == []
+
+
+def test_a_table_whose_name_and_schema_have_dots_is_found(world: World) -> None:
+    world.sql(
+        """
+        CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."t.1" ("Time Col" timestamptz);
+        INSERT INTO "a.b"."t.1" SELECT now() - n * interval '1 day' FROM generate_series(1, 20) n;
+        CREATE INDEX ON "a.b"."t.1" ("Time Col")
+        """
+    )
+    for name in ("t.1", "a.b.t.1"):
+        world.change(retention=[{"table": name, "time_column": "Time Col", "keep_days": 9}])
+        assert ("retention", '"a.b"."t.1"') in planned(world.plan())
+
+
+def test_an_analyze_that_fails_is_told_and_not_tried_again_at_once(world: World) -> None:
+    world.sql(
+        """
+        CREATE FUNCTION moody(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+          $$BEGIN IF current_setting('moody.off', true) = 'yes' THEN RETURN $1; END IF; RAISE 'not today'; END$$;
+        CREATE TABLE t (id int); SET moody.off = 'yes'; INSERT INTO t SELECT generate_series(1, 5000);
+        CREATE INDEX ON t (moody(id))
+        """
+    )
+    failed = world.step("vacuum")
+    assert failed.actions[0]["result"] == "failed"
+    assert "Cure what the message names" in only(failed, "not-finished")["remedy"]
+    plan = world.plan()
+    assert planned(plan) == [] and only(plan, "failed-before")["observed"] == "not today"
+    world.limit(freeze_percent=0)
+    assert ("vacuum", "public.t") in planned(world.plan()), "wraparound does not wait"
 
 
 def test_an_open_transaction_blocks_vacuum_and_rebuilds_but_not_the_rest(world: World) -> None:

@@ -357,7 +357,7 @@ def partitions(session: Session, parent_oid: int) -> list[Row]:
         f"""
         SELECT c.oid::bigint AS oid, format('%I.%I', n.nspname, c.relname) AS ident, c.relkind AS kind,
                pg_get_expr(c.relpartbound, c.oid) AS bound, i.inhdetachpending AS detach_pending,
-               pg_total_relation_size(c.oid) AS bytes,
+               (SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_partition_tree(c.oid)) AS bytes,
                EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = {int(parent_oid)}) AS referenced
           FROM pg_inherits i
           JOIN pg_class c ON c.oid = i.inhrelid
@@ -381,15 +381,24 @@ def partition_key(session: Session, table_oid: int) -> Row:
 
 
 def columns(session: Session, table_oid: int) -> list[Row]:
-    """Return the columns of a table: name, quoted name, type, whether NULL is allowed, whether it leads an index."""
+    """Return the columns of a table: name, quoted name, type, whether it may be NULL, is generated, leads an index.
+
+    A domain's type is the one it is made of, and it may be NULL only if all it is made of may.
+    """
     return session.rows(
         f"""
-        SELECT a.attname AS name, quote_ident(a.attname) AS ident, a.atttypid::regtype::text AS type,
-               NOT a.attnotnull AS nullable,
+        SELECT a.attname AS name, quote_ident(a.attname) AS ident, d.type, a.attgenerated <> '' AS generated,
+               NOT (a.attnotnull OR d.not_null) AS nullable,
                EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
                         WHERE x.indrelid = a.attrelid AND x.indisvalid AND x.indkey[0] = a.attnum AND x.indpred IS NULL
                           AND m.amname IN ('btree')) AS leads_index
-          FROM pg_attribute a
+          FROM pg_attribute a,
+               LATERAL (WITH RECURSIVE made_of AS (
+                          SELECT ty.oid, ty.typbasetype, ty.typnotnull FROM pg_type ty WHERE ty.oid = a.atttypid
+                          UNION ALL
+                          SELECT ty.oid, ty.typbasetype, ty.typnotnull FROM pg_type ty JOIN made_of m ON ty.oid = m.typbasetype
+                        ) SELECT bool_or(typnotnull) AS not_null,
+                                 max(oid::regtype::text) FILTER (WHERE typbasetype = 0) AS type FROM made_of) d
          WHERE a.attrelid = {int(table_oid)} AND a.attnum > 0 AND NOT a.attisdropped
          ORDER BY a.attnum
         """
@@ -398,10 +407,7 @@ def columns(session: Session, table_oid: int) -> list[Row]:
 
 def find_table(session: Session, name: str) -> list[Row]:
     """Return the tables called `name`, given as table or schema.table, exactly as they are spelled in the catalog."""
-    schema, _, table = name.rpartition(".")
-    where = f"c.relname = {literal(name)}"
-    if schema:
-        where = f"({where} OR (n.nspname = {literal(schema)} AND c.relname = {literal(table)}))"
+    where = f"{literal(name)} IN (c.relname, n.nspname || '.' || c.relname)"
     return session.rows(
         f"""
         SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, format('%I.%I', n.nspname, c.relname) AS ident,

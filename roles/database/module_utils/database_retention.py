@@ -201,6 +201,8 @@ def _redact_rule(session: Session, entry: Mapping[str, Any], now: float) -> Rule
         if name not in by_name:
             raise RuleError(f"{where}: {table['ident']} has no column {name!r}; it has {', '.join(by_name)}")
         target = by_name[name]
+        if target["generated"]:
+            raise RuleError(f"{where}: {name} is generated from other columns; name the column it is made from")
         if target["nullable"]:
             emptied.append((target["ident"], "NULL"))
         elif target["type"] in TEXT_TYPES:
@@ -255,6 +257,7 @@ def plan(
             continue
         if rule.partitioned:
             planned += _partition_actions(session, rule)
+            found += _default_partition_findings(session, rule, count_seconds)
             continue
         number = _count(session, rule, rule.due(ahead), count_seconds)
         if number != 0:
@@ -364,13 +367,33 @@ def _partition_actions(session: Session, rule: Rule) -> list[Row]:
     return planned
 
 
+def _default_partition_findings(session: Session, rule: Rule, count_seconds: float) -> list[Row]:
+    """Return a finding if rows past their day are in the default partition, which has no day to be dropped at."""
+    for part in catalog.partitions(session, rule.table["oid"]):
+        if part["bound"] != "DEFAULT" or part["kind"] != "r":
+            continue
+        number = _count(session, rule, f"t.{rule.expired()} AND t.tableoid = {part['oid']}", count_seconds)
+        if number != 0:
+            return [
+                finding(
+                    "retention-kept",
+                    "Expired rows are kept in the default partition, which is never dropped",
+                    subject=part["ident"],
+                    observed="more rows than could be counted" if number is None else f"{number} rows",
+                    expected="0 rows",
+                    remedy="Give the default partition a rule of its own in database_retention",
+                )
+            ]
+    return []
+
+
 def expired_partitions(session: Session, rule: Rule) -> list[Row]:
     """Return the partitions whose upper bound is not after the cut-off. Raise RuleError if the parent is referred to."""
     parts = catalog.partitions(session, rule.table["oid"])
     expired = []
     for part in parts:
         bound = re.fullmatch(r"FOR VALUES FROM \(.*\) TO \((?:'([^']+)'|(MAXVALUE))\)", part["bound"] or "")
-        if part["kind"] != "r" or not bound or bound.group(1) is None:
+        if part["kind"] not in ("r", "p") or not bound or bound.group(1) is None:
             continue
         if session.value(f"SELECT {literal(bound.group(1))}::{rule.time_type} <= {rule.limit()} AS over"):
             expired.append({**part, "has_default": any(p["bound"] == "DEFAULT" for p in parts)})

@@ -237,7 +237,10 @@ class Maintenance:
         return fits, found + short
 
     def _plan_vacuum(self, tables: Sequence[Row], blocked: bool) -> tuple[list[Row], list[Row]]:
-        return planner.plan_vacuum(tables, self.server, self.job.limits, self.memory, blocked), []
+        planned = planner.plan_vacuum(tables, self.server, self.job.limits, self.memory, blocked)
+        hopeful = self._not_failed_lately(planned)
+        # Wraparound does not wait for a cure.
+        return [item for item in planned if "FREEZE" in item["options"] or item in hopeful], []
 
     def _plan_indexes(self, blocked: bool) -> tuple[list[Row], list[Row]]:
         planned = planner.plan_indexes(
@@ -532,7 +535,9 @@ class Maintenance:
                 subject=item["subject"],
                 observed=observed,
                 expected="done",
-                remedy="Run again; if it is locked, end the session that holds the lock",
+                remedy="Run again; if it is locked, end the session that holds the lock"
+                if item.get("stopped")
+                else f"Cure what the message names; tried again {self.job.limits.retry_after_hours:.0f} h after the failure",
             )
         ]
 
