@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import time
@@ -55,6 +56,7 @@ class Cluster:
         subprocess.run(["cp", "-a", "--reflink=auto", str(self.server.data), str(made.server.data)], check=True)
         configuration = made.server.data / "postgresql.conf"
         configuration.write_text(configuration.read_text().replace(str(self.server.folder), str(folder)))
+        os.sync()  # what the copy left to be written would be measured as the server's
         made.server.start()
         self.warm(made)
         return made

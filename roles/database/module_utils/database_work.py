@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -88,13 +89,28 @@ class Job:
     batch_pause_fraction: float = 0.0
 
 
+def _client_and_session(connection: Connection) -> tuple[int, Session]:
+    """Return psql's major version and a session, asked for at the same time."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        version = pool.submit(client_version, connection)
+        try:
+            session = Session(connection)
+        except PsqlUnreachable:
+            version.result()  # a client that is missing or too old is the better reason
+            raise
+        try:
+            return version.result(), session
+        except BaseException:
+            session.close()
+            raise
+
+
 class Maintenance:
     """One module call's work on one database: a session that holds the advisory lock, and the memory file."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.client_major = client_version(job.connection)
-        self.session = Session(job.connection)
+        self.client_major, self.session = _client_and_session(job.connection)
         try:
             self.server = catalog.server(self.session)
             self._guard()
@@ -148,19 +164,19 @@ class Maintenance:
             )
         blocking = planner.blockers(catalog.horizon_holders(self.session), limits)
         result.findings += planner.blocker_findings(blocking, limits)
+        indexes, views = catalog.indexes(self.session), catalog.views(self.session)
         steps = [
             self._plan_retention(),
-            self._plan_views(bool(blocking)),
+            self._plan_views(views, bool(blocking)),
             self._plan_vacuum(tables, bool(blocking)),
-            self._plan_indexes(bool(blocking)),
+            self._plan_indexes(indexes, bool(blocking)),
         ]
         for planned, found in steps:
             result.actions += planned
             result.findings += found
-        indexes = catalog.indexes(self.session)
         result.findings += planner.index_findings(indexes, catalog.foreign_keys(self.session), server, limits)
         result.findings += planner.rights_findings(server, tables, limits, self.memory)
-        result.findings += planner.owner_findings(server, indexes, catalog.views(self.session), limits, self.memory)
+        result.findings += planner.owner_findings(server, indexes, views, limits, self.memory)
         result.findings += planner.growth_finding(tables, bool(self.job.retention))
         result.findings += planner.failure_findings(limits, self.memory, server["now"])
         settings = catalog.settings(self.session, [*planner.SETTINGS, "max_wal_size"])
@@ -230,8 +246,7 @@ class Maintenance:
                 )
         return planned
 
-    def _plan_views(self, blocked: bool) -> tuple[list[Row], list[Row]]:
-        views = catalog.views(self.session)
+    def _plan_views(self, views: Sequence[Row], blocked: bool) -> tuple[list[Row], list[Row]]:
         planned, found = planner.plan_views(views, self.job.limits, self.memory, blocked, self.server["now"])
         fits, short = planner.within_disk(planned, self._free_bytes(), self.job.limits, self.job.jobs)
         return fits, found + short
@@ -242,10 +257,9 @@ class Maintenance:
         # Wraparound does not wait for a cure.
         return [item for item in planned if "FREEZE" in item["options"] or item in hopeful], []
 
-    def _plan_indexes(self, blocked: bool) -> tuple[list[Row], list[Row]]:
-        planned = planner.plan_indexes(
-            catalog.indexes(self.session), self.server, self.job.limits, self.memory, blocked, self.server["now"]
-        )
+    def _plan_indexes(self, indexes: Sequence[Row], blocked: bool) -> tuple[list[Row], list[Row]]:
+        now = self.server["now"]
+        planned = planner.plan_indexes(indexes, self.server, self.job.limits, self.memory, blocked, now)
         return planner.within_disk(planned, self._free_bytes(), self.job.limits, self.job.jobs)
 
     def _free_bytes(self) -> int | None:
@@ -332,9 +346,9 @@ class Maintenance:
 
     def views(self) -> Result:
         """Refresh materialized views whose source changed, sources first, independent ones at the same time."""
-        planned, found = self._plan_views(self._blocked())
-        result = Result(findings=found)
         views = {v["oid"]: v for v in catalog.views(self.session)}
+        planned, found = self._plan_views(list(views.values()), self._blocked())
+        result = Result(findings=found)
         for level in _levels(planned, {oid: v["views_below"] or [] for oid, v in views.items()}):
             self._each([[item] for item in level], self._refresh)
             result.actions += level
@@ -399,8 +413,9 @@ class Maintenance:
 
     def indexes(self) -> Result:
         """Drop dead leftovers, rebuild invalid and bloated indexes concurrently, one per table at a time."""
-        there = {index["oid"] for index in catalog.indexes(self.session)}
-        planned, found = self._plan_indexes(self._blocked())
+        indexes = catalog.indexes(self.session)
+        there = {index["oid"] for index in indexes}
+        planned, found = self._plan_indexes(indexes, self._blocked())
         result = Result(findings=found, actions=planned)
         by_table: dict[int, list[Row]] = {}
         for item in sorted(planned, key=lambda i: i["verb"] != "DROP"):
