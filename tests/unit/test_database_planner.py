@@ -642,6 +642,7 @@ def view(**fields: Any) -> dict[str, Any]:
         "nullable_keys": None,
         "views_below": None,
         "writes": 7,
+        "foreign_source": False,
         "may_maintain": True,
         "bytes": 8192,
         **fields,
@@ -660,6 +661,8 @@ def refreshed(hours_ago: float, **fields: Any) -> dict[str, Any]:
         ({"writes": 8}, refreshed(23.9), None),
         ({"writes": 8}, refreshed(24), "source changed"),
         ({"oid": 31}, refreshed(24), "source changed"),  # made anew
+        ({"foreign_source": True}, refreshed(24), "reads a foreign table"),
+        ({"foreign_source": True}, refreshed(23.9), None),
         ({"populated": False}, refreshed(0), "never filled"),
         ({"populated": False, "unique_index": False}, {}, "never filled"),
         ({"may_maintain": False}, {}, None),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils import database_catalog as catalog
 from ansible.module_utils.database_planner import Limits
 from ansible.module_utils.database_work import Job, Maintenance, Refused, Result
 from ansible.module_utils.runbook_checks import run_command
@@ -432,6 +433,21 @@ def test_redaction_knows_generated_columns_and_domains(world: World) -> None:
         == "0"
     )
     assert world.step("redact").actions == []
+
+
+def test_views_of_foreign_tables_are_refreshed_when_they_are_old(world: World) -> None:
+    world.sql(
+        """
+        CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER afar FOREIGN DATA WRAPPER nowhere;
+        CREATE FOREIGN TABLE rates (id int) SERVER afar;
+        CREATE MATERIALIZED VIEW far AS SELECT * FROM rates WITH NO DATA;
+        CREATE TABLE near_by (id int);
+        CREATE MATERIALIZED VIEW near AS SELECT * FROM near_by
+        """
+    )
+    with Maintenance(world.job) as maintenance:
+        told = {v["ident"]: v["foreign_source"] for v in catalog.views(maintenance.session)}
+    assert told == {"public.far": True, "public.near": False}
 
 
 def test_a_table_whose_name_and_schema_have_dots_is_found(world: World) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ansible.module_utils.runbook_psql import (
     PsqlError,
     PsqlUnreachable,
     Session,
+    _error_from,
     child_identity,
     client_version,
     literal,
@@ -145,6 +147,36 @@ def test_an_error_in_any_of_several_statements_counts(session: Session) -> None:
         with pytest.raises(PsqlError, match="division by zero"):
             session.execute(sql)
     assert session.value("SELECT 1 AS one") == 1
+
+
+def test_errors_are_known_in_any_language() -> None:
+    german = ["WARNUNG:  01000: vorher", "FEHLER:  42P01: Relation »x« existiert nicht", "LINE 1: SELECT 1: FROM x"]
+    error = _error_from(german, "42P01")
+    assert (error.sqlstate, error.message) == ("42P01", "Relation »x« existiert nicht")
+    assert _error_from([], "").message == "the statement failed without a message"
+
+
+@pytest.mark.server
+def test_the_settings_of_a_role_change_nothing(server: Server) -> None:
+    server.sql(
+        """
+        CREATE ROLE odd LOGIN SUPERUSER;
+        ALTER ROLE odd SET statement_timeout = '50ms'; ALTER ROLE odd SET lock_timeout = '1ms';
+        ALTER ROLE odd SET idle_session_timeout = '100ms'; ALTER ROLE odd SET quote_all_identifiers = on;
+        ALTER ROLE odd SET default_transaction_isolation = 'serializable'; ALTER ROLE odd SET datestyle = 'German';
+        ALTER ROLE odd SET client_encoding = 'LATIN1'; ALTER ROLE odd SET standard_conforming_strings = off
+        """
+    )
+    try:
+        with Session(server.connection(user="odd")) as session:
+            time.sleep(0.3)
+            session.execute("SELECT pg_sleep(0.2)")
+            assert session.rows("SELECT quote_ident('a') AS a, current_setting('lock_timeout') AS l, '\\ü' AS t") == [
+                {"a": "a", "l": "0", "t": "\\ü"}
+            ]
+            assert session.value("SELECT current_setting('transaction_isolation')") == "read committed"
+    finally:
+        server.sql("DROP ROLE odd")
 
 
 @pytest.mark.server

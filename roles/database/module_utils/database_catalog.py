@@ -286,8 +286,8 @@ def views(session: Session) -> list[Row]:
     """Return one row per materialized view: size, how it can be refreshed, and the tables it is made from.
 
     `writes` is the sum of the write counters of all tables below it (also through other views): it moves when a
-    source changed. `unique_index` says whether one fit for CONCURRENTLY exists, `nullable_keys` which of its
-    columns hold NULLs, `views_below` the materialized views it reads.
+    source changed; nothing counts the writes of a `foreign_source`. `unique_index` says whether one fit for
+    CONCURRENTLY exists, `nullable_keys` which of its columns hold NULLs, `views_below` the materialized views it reads.
     """
     return session.rows(
         f"""
@@ -321,7 +321,8 @@ def views(session: Session) -> list[Row]:
                (SELECT coalesce(sum(s.n_tup_ins + s.n_tup_upd + s.n_tup_del), 0)::bigint
                   FROM (SELECT DISTINCT source FROM below WHERE view = c.oid) b
                   JOIN pg_class k ON k.oid = b.source AND k.relkind <> 'm'
-                  JOIN pg_stat_all_tables s ON s.relid = b.source) AS writes
+                  JOIN pg_stat_all_tables s ON s.relid = b.source) AS writes,
+               EXISTS (SELECT FROM below b JOIN pg_class k ON k.oid = b.source WHERE b.view = c.oid AND k.relkind = 'f') AS foreign_source
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
           LEFT JOIN fit f ON f.indrelid = c.oid

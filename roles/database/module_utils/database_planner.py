@@ -492,7 +492,9 @@ def plan_views(
         known = memory.get("views", {}).get(view["ident"], {})
         below_due = any(oid in due_oids for oid in view["views_below"] or [])
         age_hours = (now - known["refreshed_at"]) / 3600 if known else None
+        # Whether a foreign table changed nobody here can tell, so its views are refreshed when they are old.
         changed = not known or known["writes"] != view["writes"] or known["oid"] != view["oid"] or below_due
+        changed = changed or view["foreign_source"]
         if view["populated"] and not (changed and (age_hours is None or age_hours >= limits.views_max_age_hours)):
             continue
         if not view["may_maintain"] or failed_lately("views", view["ident"], limits, memory, now):
@@ -513,7 +515,11 @@ def plan_views(
         if blocked:
             continue
         due_oids.add(view["oid"])
-        reason = "never filled" if not view["populated"] else "source changed" if known else "no refresh on record"
+        reason = "no refresh on record"
+        if not view["populated"]:
+            reason = "never filled"
+        elif known:
+            reason = "reads a foreign table" if view["foreign_source"] else "source changed"
         planned.append(
             {
                 **action(

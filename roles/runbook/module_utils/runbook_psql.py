@@ -184,11 +184,15 @@ class Session:
         self._messages: queue.Queue[str | None] = queue.Queue()
         for stream, lines in ((self._process.stdout, self._output), (self._process.stderr, self._messages)):
             threading.Thread(target=_read_lines, args=(stream, lines), daemon=True).start()
-        # Results are exchanged in these formats whatever the server's or the user's own settings are.
+        # Results are exchanged in these formats whatever the settings of the server, database or role are.
         self.execute(
             "SET standard_conforming_strings = on; SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; "
             "SET timezone = 'UTC'; SET client_min_messages = warning; SET idle_in_transaction_session_timeout = '60s'; "
-            "SET client_connection_check_interval = '2s'; SET search_path = pg_catalog",
+            "SET client_connection_check_interval = '2s'; SET search_path = pg_catalog; "
+            "SET quote_all_identifiers = off; SET default_transaction_isolation = 'read committed'; "
+            # Limits meant for the application would end a session that waits, or a statement that takes its time.
+            "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN "
+            "('statement_timeout', 'lock_timeout', 'idle_session_timeout', 'transaction_timeout')",
             limit_seconds=connection.connect_timeout_seconds + 10,
         )
 
@@ -209,7 +213,9 @@ class Session:
                 self._process.wait(timeout=10)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
-                with contextlib.suppress(OSError):  # what was written for a psql that is gone cannot be flushed any more
+                with contextlib.suppress(
+                    OSError
+                ):  # what was written for a psql that is gone cannot be flushed any more
                     stream.close()
 
     def execute(self, sql: str, limit_seconds: float | None = None) -> list[str]:
@@ -219,7 +225,11 @@ class Session:
         PsqlUnreachable if the session was lost or gave no answer within `limit_seconds` (then it is ended).
         """
         marker = f"done-{uuid.uuid4().hex}"
-        text = f"{sql.strip().rstrip(';')}\n;\n\\echo {marker} :ERROR :SQLSTATE\n\\warn {marker}\n"
+        # With several statements ERROR would tell of the last one only; messages are in the server's own language.
+        text = (
+            f"\\set LAST_ERROR_SQLSTATE 00000\n{sql.strip().rstrip(';')}\n;\n"
+            f"\\echo {marker} :LAST_ERROR_SQLSTATE\n\\warn {marker}\n"
+        )
         try:
             self._stdin.write(text)
             self._stdin.flush()
@@ -228,12 +238,11 @@ class Session:
         deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
         output = self._read_until(self._output, marker, deadline)
         messages = self._read_until(self._messages, marker, deadline)
-        status = output.pop().split()
+        sqlstate = output.pop()[len(marker) :].strip()
         messages.pop()
         self.warnings = [m for m in messages if not m.startswith(("LOCATION:", "CONTEXT:"))]
-        # With several statements ERROR tells of the last one only, so an error message counts as well.
-        if status[1] != "false" or any(re.match(r"(?:psql:[^ ]* )?(ERROR|FATAL|PANIC): ", m) for m in messages):
-            raise _error_from(self.warnings, status[2])
+        if sqlstate != "00000":
+            raise _error_from(self.warnings, sqlstate)
         return output
 
     def rows(self, query: str, limit_seconds: float | None = None) -> list[dict[str, Any]]:
@@ -302,8 +311,9 @@ def _read_lines(stream: Any, lines: queue.Queue[str | None]) -> None:
 
 
 def _error_from(messages: list[str], sqlstate: str) -> PsqlError:
+    """Return the error with this code; the severity before it is in the language of the server."""
     for message in messages:
-        found = re.match(r"(?:psql:[^ ]* )?(?:ERROR|FATAL|PANIC): +(\w{5}): (.*)", message)
+        found = re.match(rf"(?:psql:[^ ]* )?[^:]+: +{re.escape(sqlstate)}: (.*)", message) if sqlstate else None
         if found:
-            return PsqlError(found.group(1), found.group(2))
+            return PsqlError(sqlstate, found.group(1))
     return PsqlError(sqlstate, " ".join(messages)[:300] or "the statement failed without a message")
