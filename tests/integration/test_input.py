@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from .conftest import Runbook
@@ -59,6 +61,18 @@ def test_typed_values_reach_the_role(runbook: Runbook, tmp_path: object) -> None
     done = runbook.run("healthy", "--set", f"@{runbook.root}/in.yml", "--set", f"healthy_rules={rules}")
     assert done.code == 0, done.err
     assert runbook.record["inputs"]["healthy_rules"] == [{"table": "usage", "keep_days": 3}]
+
+
+def test_what_a_person_or_an_alert_says_is_no_template(runbook: Runbook) -> None:
+    marker = runbook.root / "ran"
+    hostile = "{{ lookup('ansible.builtin.pipe', 'touch MARKER') }} {% raw %} \n'\"\x07: !x &a".replace(
+        "MARKER", str(marker)
+    )
+    rules = json.dumps([{"table": hostile, "keep_days": 3}])
+    done = runbook.run("healthy", "--set", f"healthy_rules={rules}", "--reason", hostile, "--ticket", "{{ 1 / 0 }}")
+    assert done.code == 0, done.err
+    assert not marker.exists()
+    assert runbook.record["reason"] == hostile and runbook.record["inputs"]["healthy_rules"][0]["table"] == hostile
 
 
 @pytest.mark.parametrize("kind", ["file", "file in the way"])

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from runbook import processes
 from runbook.project import Project, state_dir
 
@@ -25,11 +27,28 @@ GRACE_SECONDS = 10.0  # for ansible-playbook to end its workers after SIGINT; me
 # The callback replaces a larger result by an empty one; the default of 700,000 cuts off a big catalogue.
 MAX_EVENT_BYTES = 8_000_000
 _PREFIX = "runbook-"
+_INPUTS = "inputs.yml"
 _PASSED = (
     "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TERM", "SSH_AUTH_SOCK", "KRB5CCNAME",
     "RUNBOOK_SANDBOX_DIR", "ANSIBLE_VAULT_PASSWORD_FILE", "ANSIBLE_VAULT_IDENTITY_LIST",
     "ANSIBLE_PRIVATE_KEY_FILE", "ANSIBLE_REMOTE_USER", "ANSIBLE_COLLECTIONS_PATH",
 )  # fmt: skip
+
+
+class _AsWritten(yaml.SafeDumper):
+    """Writes text as !unsafe: a reason or an input may come from an alert, and braces in it are no template to run."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        node = super().represent_mapping(tag, mapping, flow_style)
+        for key, _ in node.value:
+            key.tag = "tag:yaml.org,2002:str"
+        return node
+
+
+_AsWritten.add_representer(str, lambda dumper, text: dumper.represent_scalar("!unsafe", text, style='"'))
 
 
 @dataclass
@@ -155,10 +174,10 @@ class Play:
     def _arguments(self) -> str:
         parts = [flag for flag, wanted in (("--check", self.job.check), ("--diff", self.job.diff)) if wanted]
         if self.job.extra_vars:
-            # Values on a command line are visible to everybody; JSON is YAML, so text stays text.
-            path = self.private / "inputs.json"
+            # Values on a command line are visible to everybody.
+            path = self.private / _INPUTS
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump(self.job.extra_vars, file)
+                yaml.dump(self.job.extra_vars, file, _AsWritten)
             parts += ["--extra-vars", f"@{path}"]
         return shlex.join(parts)
 
@@ -198,7 +217,7 @@ class Play:
 
     def _forget(self) -> None:
         """Ansible has read the inputs by now, and the library's `command` file holds the environment."""
-        for path in (self.private / "inputs.json", self.private / "artifacts" / self.job.run_id / "command"):
+        for path in (self.private / _INPUTS, self.private / "artifacts" / self.job.run_id / "command"):
             path.unlink(missing_ok=True)
 
     def stop(self, at_once: bool = False) -> None:
