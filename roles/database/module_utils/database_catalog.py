@@ -186,7 +186,7 @@ def _may(privilege: str) -> str:
 
 def _maintain(session: Session) -> str:
     # MAINTAIN, and the role pg_maintain with it, came with PostgreSQL 17.
-    if int(session.value("SELECT current_setting('server_version_num')::int")) >= 170000:
+    if session.server_version_num >= 170000:
         return "has_table_privilege(c.oid, 'MAINTAIN')"
     return "pg_has_role(c.relowner, 'USAGE')"
 
@@ -448,7 +448,7 @@ def settings(session: Session, names: Sequence[str]) -> dict[str, str]:
 
 def checkpoints(session: Session) -> Row:
     """Return how many checkpoints came by time and how many were requested since the statistics were reset."""
-    if int(session.value("SELECT current_setting('server_version_num')::int")) >= 170000:
+    if session.server_version_num >= 170000:
         return session.rows("SELECT num_timed AS timed, num_requested AS requested FROM pg_stat_checkpointer")[0]
     return session.rows("SELECT checkpoints_timed AS timed, checkpoints_req AS requested FROM pg_stat_bgwriter")[0]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible.module_utils.runbook_psql import MIN_CLIENT_MAJOR
 from ansible.module_utils.runbook_result import action, finding, human_bytes
 
 Row = dict[str, Any]
@@ -66,8 +67,9 @@ def guard(server: Row, client_major: int) -> tuple[str, str] | None:
             f"PostgreSQL {server['version']} is too old: REINDEX CONCURRENTLY of 14.0 to 14.3 corrupts indexes; "
             "update the server to 14.4 or newer"
         )
-    if client_major < 13:
-        return "refused", f"psql {client_major} is too old: install the PostgreSQL client 13 or newer"
+    if client_major < MIN_CLIENT_MAJOR:
+        told = f"psql {client_major} is too old: install the PostgreSQL client {MIN_CLIENT_MAJOR} or newer"
+        return "refused", told
     return None
 
 

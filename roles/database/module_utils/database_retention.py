@@ -361,7 +361,6 @@ def _partition_actions(session: Session, rule: Rule) -> list[Row]:
                     detail=f"partition of {rule.table['ident']}",
                 ),
                 "oid": part["oid"],
-                "parent_oid": rule.table["oid"],
             }
         )
     return planned
@@ -563,31 +562,21 @@ def with_lock_retries(
     return None
 
 
+def execute_with_retries(session: Session, statement: str, wait: Callable[[float], None] = time.sleep) -> bool:
+    """Run a statement that needs a strong lock; return whether it ever got it."""
+    return with_lock_retries(lambda: session.execute(statement), wait) is not None
+
+
 def drop_partition(session: Session, part: Row, parent_ident: str, wait: Callable[[float], None] = time.sleep) -> bool:
     """Detach and drop one partition; return False if the locks could not be had.
 
     Without a default partition it is detached CONCURRENTLY, which blocks nobody; else with short, repeated tries.
     """
     session.execute("SET lock_timeout = '500ms'; SET statement_timeout = '5min'")
+    detach = f"ALTER TABLE {parent_ident} DETACH PARTITION {part['ident']}"
+    statements = [f"DROP TABLE {part['ident']}"]
     if part.get("detach_pending"):
-        if (
-            with_lock_retries(
-                lambda: (
-                    session.execute(f"ALTER TABLE {parent_ident} DETACH PARTITION {part['ident']} FINALIZE") or True
-                ),
-                wait,
-            )
-            is None
-        ):
-            return False
+        statements.insert(0, f"{detach} FINALIZE")
     elif part.get("attached", True):
-        how = "" if part["has_default"] else " CONCURRENTLY"
-        if (
-            with_lock_retries(
-                lambda: session.execute(f"ALTER TABLE {parent_ident} DETACH PARTITION {part['ident']}{how}") or True,
-                wait,
-            )
-            is None
-        ):
-            return False
-    return with_lock_retries(lambda: session.execute(f"DROP TABLE {part['ident']}") or True, wait) is not None
+        statements.insert(0, detach if part["has_default"] else f"{detach} CONCURRENTLY")
+    return all(execute_with_retries(session, statement, wait) for statement in statements)

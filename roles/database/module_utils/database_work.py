@@ -8,10 +8,11 @@ retention make indexes worth rebuilding), and so that a killed run is resumed by
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,7 +242,6 @@ class Maintenance:
                         ),
                         "oid": there[0]["oid"],
                         "parent_ident": entry["parent"],
-                        "attached": False,
                     }
                 )
         return planned
@@ -309,8 +309,7 @@ class Maintenance:
 
     def _act(self, item: Row, act: Callable[[Session], None], result: Result) -> None:
         """Carry out one action in a session of its own and add it to the result."""
-        with Session(self.job.connection) as work:
-            work.execute("RESET search_path")
+        with self._working() as work:
             self._in(item, lambda: act(work))
         result.actions.append(item)
         result.findings += self._unfinished(item)
@@ -362,10 +361,7 @@ class Maintenance:
     def _refresh(self, item: Row, work: Session) -> None:
         how = "CONCURRENTLY " if item["concurrently"] else ""
         work.execute(f"SET lock_timeout = '1s'; SET statement_timeout = {self._milliseconds_left()}")
-        done = retention.with_lock_retries(
-            lambda: work.execute(f"REFRESH MATERIALIZED VIEW {how}{item['subject']}") or True
-        )
-        if done is None:
+        if not retention.execute_with_retries(work, f"REFRESH MATERIALIZED VIEW {how}{item['subject']}"):
             item.update(result="skipped", stopped="locked by another session")
             return
         item["result"] = "done"
@@ -406,9 +402,7 @@ class Maintenance:
                 item.update(result="failed" if refused else "done", detail=" ".join(refused) or item["detail"])
                 return
             if number + 1 < SKIP_LOCKED_TRIES:
-                time.sleep(
-                    0.2 * 2**number
-                )  # a lock has no notification; short pauses, then it is left for the next run
+                time.sleep(0.2 * 2**number)  # a lock has no notification; what stays locked is left for the next run
         item.update(result="skipped", stopped="locked by another session")
 
     def indexes(self) -> Result:
@@ -484,6 +478,13 @@ class Maintenance:
 
     # --- shared by the steps ------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[Session]:
+        """Open a session to act in; triggers and expressions of the users find their names as they do for the users."""
+        with Session(self.job.connection) as work:
+            work.execute("RESET search_path")
+            yield work
+
     def _each(self, groups: Sequence[Sequence[Row]], act: Callable[[Row, Session], None]) -> None:
         """Run `act` on every item; the items of a group one after the other, groups in parallel sessions."""
         waiting: queue.SimpleQueue[Sequence[Row]] = queue.SimpleQueue()
@@ -493,8 +494,7 @@ class Maintenance:
 
         def worker() -> None:
             try:
-                with Session(self.job.connection) as work:
-                    work.execute("RESET search_path")
+                with self._working() as work:
                     while True:
                         for item in waiting.get_nowait():
                             self._in(item, lambda item=item: act(item, work))
@@ -535,9 +535,7 @@ class Maintenance:
 
     def _unfinished(self, item: Row) -> list[Row]:
         """Return a finding for an action that was due but could not be carried out or finished."""
-        if item["result"] == "done" and not item.get("stopped"):
-            return []
-        if item["result"] == "skipped" and not item.get("stopped"):
+        if item["result"] != "failed" and not item.get("stopped"):
             return []
         observed = item.get("stopped") or item["detail"]
         if "locked" in observed:

@@ -36,11 +36,10 @@ folder: {description: Where the evidence is, type: str, returned: success}
 """
 
 import datetime
-import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.runbook_checks import run_command
+from ansible.module_utils.runbook_checks import command_environment, run_command
 from ansible.module_utils.runbook_components import Component, ComponentError
 from ansible.module_utils.runbook_evidence import keep
 from ansible.module_utils.runbook_result import report
@@ -79,8 +78,7 @@ def main() -> None:
     folder = Path(given["folder"])
     if module.check_mode:
         module.exit_json(changed=False, folder=str(folder), skipped=True)
-    environment = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C.UTF-8"}
-    environment.update({str(k): str(v) for k, v in given["environment"].items() if v not in (None, "")})
+    environment = command_environment(given["environment"])
     items = {str(k): str(v) for k, v in given["texts"].items()}
     items.update(component_texts(given["components"], given["log_lines"]))
     for name, command in given["commands"].items():

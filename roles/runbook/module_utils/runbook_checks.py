@@ -255,6 +255,18 @@ def probe(
     return list(results.values())
 
 
+def command_environment(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment of a command: PATH, a fixed locale, and the given values.
+
+    An unset value is left out: an empty PGPORT is not the same as none. RUNBOOK_PATH goes in front of PATH.
+    """
+    known = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C.UTF-8"}
+    known.update({str(k): str(v) for k, v in given.items() if v not in (None, "")})
+    if known.get("RUNBOOK_PATH"):
+        known["PATH"] = known.pop("RUNBOOK_PATH") + os.pathsep + known["PATH"]
+    return known
+
+
 def probe_all(
     checks: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
@@ -263,14 +275,10 @@ def probe_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Run all checks in an environment made from inputs; return their results and the findings among them.
 
-    An unset value is left out: an empty PGPORT is not the same as none. RUNBOOK_PATH goes in front of PATH,
-    RUNBOOK_PRELUDE (shell functions that stand for programs) before each command. Raise ValueError if a check is
-    written wrongly.
+    RUNBOOK_PRELUDE (shell functions that stand for programs) goes before each command. Raise ValueError if a check
+    is written wrongly.
     """
-    known = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C.UTF-8"}
-    known.update({str(k): str(v) for k, v in {**environment, **secrets}.items() if v not in (None, "")})
-    if known.get("RUNBOOK_PATH"):
-        known["PATH"] = known.pop("RUNBOOK_PATH") + os.pathsep + known["PATH"]
+    known = command_environment({**environment, **secrets})
     prelude = known.pop("RUNBOOK_PRELUDE", "")
     try:
         results = probe([{**c, "command": f"{prelude}\n{c['command']}".strip()} for c in checks], known, os_user)

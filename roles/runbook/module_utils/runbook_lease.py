@@ -44,7 +44,9 @@ class Leases:
 
     def path(self, resource: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_.:@/ -]{1,200}", resource):
-            raise StateError(f"lease name {resource[:200]!r} has characters beyond letters, digits and _ . : @ / - and space")
+            raise StateError(
+                f"lease name {resource[:200]!r} has characters beyond letters, digits and _ . : @ / - and space"
+            )
         return self.folder / (re.sub(r"[/ ]", "%", resource) + ".json")
 
     def holder(self, resource: str, run_id: str, dead_runs: Sequence[str] = ()) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ https://www.postgresql.org/docs/15/runtime-config-connection.html
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pwd
@@ -213,10 +214,14 @@ class Session:
                 self._process.wait(timeout=10)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
-                with contextlib.suppress(
-                    OSError
-                ):  # what was written for a psql that is gone cannot be flushed any more
+                # What was written for a psql that is gone cannot be flushed any more.
+                with contextlib.suppress(OSError):
                     stream.close()
+
+    @functools.cached_property
+    def server_version_num(self) -> int:
+        """The server's version as a number, such as 150018; asked for once."""
+        return int(self.value("SELECT current_setting('server_version_num')::int"))
 
     def execute(self, sql: str, limit_seconds: float | None = None) -> list[str]:
         """Run `sql` (one or more statements, no psql backslash commands) and return its output lines.
