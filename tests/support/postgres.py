@@ -119,6 +119,16 @@ class Server:
                 continue
         wait_until(lambda: not any(Path(f"/proc/{p}").exists() for p in [pid, *children]), "the killed server is gone")
 
+    def standby(self, folder: Path) -> Server:
+        """Make a streaming standby of this server in `folder` and start it."""
+        copy = Server(self.bin_dir, folder)
+        source = ["-h", str(self.folder), "-U", "postgres"]
+        self.run("pg_basebackup", *source, "-D", str(copy.data), "-R", "-c", "fast", "--no-sync")
+        conf = copy.data / "postgresql.conf"
+        conf.write_text(conf.read_text().replace(str(self.folder), str(folder)))
+        copy.start()
+        return copy
+
     def connection(self, database: str = "postgres", user: str = "postgres") -> Connection:
         return Connection(database, str(self.folder), None, user, None, self.user, [str(self.bin_dir / "psql")])
 

@@ -915,23 +915,7 @@ def test_settings_that_bite_are_named(world: World) -> None:
 
 def test_a_standby_is_reported_on_only(server: Server, world: World, scratch: Path, tmp_path: Path) -> None:
     worn(world)
-    copy = Server(server.bin_dir, scratch / f"standby-{server.folder.name}")
-    server.run(
-        "pg_basebackup",
-        "-h",
-        str(server.folder),
-        "-U",
-        "postgres",
-        "-D",
-        str(copy.data),
-        "-R",
-        "-c",
-        "fast",
-        "--no-sync",
-    )
-    conf = copy.data / "postgresql.conf"
-    conf.write_text(conf.read_text().replace(str(server.folder), str(copy.folder)))
-    copy.start()
+    copy = server.standby(scratch / f"standby-{server.folder.name}")
     try:
         replica = World(copy, world.database, tmp_path / "replica")
         plan = replica.plan()

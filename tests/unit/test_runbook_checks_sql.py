@@ -176,23 +176,7 @@ def _blocked_session(patient: Patient) -> Iterator[dict[str, Any]]:
 @fault("replication-lag", "|streaming|")
 def _standby_that_does_not_replay(patient: Patient) -> Iterator[dict[str, Any]]:
     server = patient.server
-    copy = Server(server.bin_dir, server.folder.with_name("patient-standby"))
-    server.run(
-        "pg_basebackup",
-        "-h",
-        str(server.folder),
-        "-U",
-        "postgres",
-        "-D",
-        str(copy.data),
-        "-R",
-        "-c",
-        "fast",
-        "--no-sync",
-    )
-    conf = copy.data / "postgresql.conf"
-    conf.write_text(conf.read_text().replace(str(server.folder), str(copy.folder)))
-    copy.start()
+    copy = server.standby(server.folder.with_name("patient-standby"))
     try:
         wait_until(
             lambda: patient.sql("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), "the standby streams"
