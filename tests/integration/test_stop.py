@@ -14,7 +14,8 @@ from .conftest import Runbook, finish, processes_with, until
 def slow(runbook: Runbook, *arguments: str, nap: str | None = None) -> tuple[list[str], Path, str]:
     """Return a command line, the file that shows the run is at work, and the nap to look for."""
     marker = runbook.root / "at-work"
-    nap = nap or f"77.{os.getpid()}{abs(hash(str(runbook.root))) % 10**6}"
+    # It ends in a digit that a number keeps: the 0 of 77.10 would be gone from the command line.
+    nap = nap or f"77.{os.getpid()}{abs(hash(str(runbook.root))) % 10**6}7"
     command = ["run", "slow", "-i", "one.yml", "--set", f"slow_started={marker}", "--set", f"slow_nap={nap}"]
     return [*command, *arguments], marker, nap
 

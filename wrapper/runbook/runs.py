@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -137,32 +137,38 @@ def execute(project: Project, store: Store, request: Request, open_observer: Cal
     shared().learn_named(os.environ)
     store.prepare()
     record, job = plan(project, request, store.dead_runs())
-    private = make_private(record.id)
-    record.private_dir = str(private)
-    journal = Journal(store.create(record))
-    try:
-        with Stop(record.time_limit_seconds or 0) as stop:
-            play = Play(job, private)
-            play.start()
-            try:
-                observer = open_observer()
-                record.versions = versions()
-                record.project.revision, record.project.dirty = revision(project.root)
-                record.state = "running"
-                store.save(record)
-                observer.started(record, store.usual_seconds(record.runbook))
-                _Watch(record, store, journal, observer).follow(play, stop)
-            except BaseException:
-                _abandon(play)
-                raise
-    except BaseException as error:
-        _give_up(record, store, error)
-        raise
-    finally:
-        journal.close()
-        shutil.rmtree(private, ignore_errors=True)
+    # From here on a signal is an order to stop in good order: nothing that was made may be left behind.
+    with Stop(record.time_limit_seconds or 0) as stop:
+        private = make_private(record.id)
+        record.private_dir = str(private)
+        try:
+            with closing(Journal(store.create(record))) as journal:
+                observer = _carry_out(record, Play(job, private), store, journal, stop, open_observer)
+        except BaseException as error:
+            _give_up(record, store, error)
+            raise
+        finally:
+            shutil.rmtree(private, ignore_errors=True)
     observer.finished(record)
     return record
+
+
+def _carry_out(
+    record: Record, play: Play, store: Store, journal: Journal, stop: Stop, open_observer: Callable[[], Observer]
+) -> Observer:
+    play.start()
+    try:
+        observer = open_observer()
+        record.versions = versions()
+        record.project.revision, record.project.dirty = revision(Path(record.project.root))
+        record.state = "running"
+        store.save(record)
+        observer.started(record, store.usual_seconds(record.runbook))
+        _Watch(record, store, journal, observer).follow(play, stop)
+    except BaseException:
+        _abandon(play)
+        raise
+    return observer
 
 
 @dataclass
