@@ -9,14 +9,26 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from runbook import __version__, errors
-from runbook.project import Project, find_project, state_dir
+from runbook.options import (
+    complete_slugs,
+    current_project,
+    inventory_option,
+    json_option,
+    limit_option,
+    open_records,
+    print_json,
+    run_argument,
+    slug_argument,
+)
+from runbook.project import state_dir
 
 if TYPE_CHECKING:
     from runbook.record import Record, Store
@@ -25,49 +37,29 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-def _project(ctx: click.Context) -> Project:
-    return find_project(ctx.find_root().params.get("project"))
+class Commands(click.Group):
+    """Commands that live in a file of their own are imported when they are called: `group name` -> `file:object`."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {}
+
+    def _elsewhere(self) -> dict[str, str]:
+        prefix = "" if self.name == "cli" else f"{self.name} "
+        mine = {key.removeprefix(prefix): place for key, place in self.ELSEWHERE.items() if key.startswith(prefix)}
+        return {name: place for name, place in mine.items() if " " not in name}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._elsewhere()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = self._elsewhere().get(cmd_name)
+        if place is None:
+            return super().get_command(ctx, cmd_name)
+        file, _, name = place.partition(":")
+        found: click.Command = getattr(import_module(f"runbook.commands.{file}"), name)
+        return found
 
 
-def _store(ready: bool = False) -> Store:
-    from runbook.runs import open_store
-
-    store = open_store(state_dir())
-    if ready:
-        store.prepare()
-    return store
-
-
-def _print_json(data: Any) -> None:
-    from runbook.redact import shared
-
-    click.echo(json.dumps(shared().data(data), indent=2, default=str))
-
-
-def complete_slugs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from runbook.catalog import Catalog
-
-    return [slug for slug in Catalog(_project(ctx)).slugs if slug.startswith(incomplete)]
-
-
-def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from runbook.record import Store
-
-    names = ["last", *Store(state_dir()).ids()[:50]]
-    return [name for name in names if name.startswith((incomplete, incomplete.upper()))]
-
-
-inventory_option = click.option(
-    "-i", "--inventory", multiple=True, envvar="RUNBOOK_INVENTORY", metavar="INVENTORY",
-    help="Inventory file or folder, or the name of one of the project's own. Repeatable.",
-)  # fmt: skip
-limit_option = click.option("-l", "--limit", metavar="HOSTS", help="Only these hosts or groups of the inventory.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-run_argument = click.argument("run_id", metavar="ID", shell_complete=complete_runs)
-slug_argument = click.argument("slug", metavar="RUNBOOK", shell_complete=complete_slugs)
-
-
-@click.group(context_settings=CONTEXT)
+@click.group(context_settings=CONTEXT, cls=Commands)
 @click.option("--project", envvar="RUNBOOK_PROJECT", metavar="DIR", help="Folder with playbooks/ and roles/.")
 @click.version_option(__version__, prog_name="runbook")
 def cli(project: str | None) -> None:
@@ -85,8 +77,8 @@ def list_command(ctx: click.Context, as_json: bool) -> int:
     """List the runbooks, and when each was last carried out."""
     from runbook.overview import overview, show_overview
 
-    rows = overview(_project(ctx), _store())
-    _print_json(rows) if as_json else show_overview(rows)
+    rows = overview(current_project(ctx), open_records())
+    print_json(rows) if as_json else show_overview(rows)
     return 0
 
 
@@ -101,7 +93,7 @@ def show(ctx: click.Context, slug: str) -> int:
     from runbook.catalog import Catalog
     from runbook.docs import page
 
-    project = _project(ctx)
+    project = current_project(ctx)
     text = page(project, Catalog(project).get(slug), diagram=False)
     if sys.stdout.isatty():
         Console(highlight=False).print(Markdown(text))
@@ -121,7 +113,7 @@ class RunCommand(click.Command):
         from runbook.catalog import Catalog
         from runbook.inputs import frame_options, load_options
 
-        project = _project(ctx)
+        project = current_project(ctx)
         catalog = Catalog(project)
         slug = next((word for word in ctx.meta.get("runbook.words", ()) if word in catalog.slugs), None)
         if slug is None:
@@ -170,13 +162,13 @@ def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked
         return Terminal(jsonl, as_json, verbose)
 
     request = Request(verbosity=max(verbose - 1, int(asked["diff"] and verbose > 1)), **asked)
-    project, store = _project(ctx), _store(ready=True)
+    project, store = current_project(ctx), open_records(ready=True)
     record = execute(project, store, request, terminal)
     click.echo(f"Record: {store.folder(record.id) / 'run.json'}", err=True)
     return record.exit_code or 0
 
 
-@cli.group()
+@cli.group(cls=Commands)
 def runs() -> None:
     """Look at what was done. ID may be the start of an id, or `last`."""
 
@@ -191,13 +183,13 @@ def runs_list(slug: str | None, failed: bool, host: str | None, limit: int, as_j
     """List runs, newest first."""
     from runbook.overview import show_runs
 
-    found = list(islice(_store().select(slug, failed, host), limit))
-    _print_json(found) if as_json else show_runs(found)
+    found = list(islice(open_records().select(slug, failed, host), limit))
+    print_json(found) if as_json else show_runs(found)
     return 0
 
 
 def _record(run_id: str) -> tuple[Store, Record]:
-    store = _store()
+    store = open_records()
     return store, store.load(run_id)
 
 
@@ -210,7 +202,7 @@ def runs_show(run_id: str, as_json: bool) -> int:
     from runbook.render import document
 
     store, record = _record(run_id)
-    _print_json(document(record)) if as_json else show_run(record, store.folder(record.id))
+    print_json(document(record)) if as_json else show_run(record, store.folder(record.id))
     return 0
 
 
@@ -257,8 +249,8 @@ def doctor(ctx: click.Context, inventory: tuple[str, ...], limit: str | None, as
     """Tell whether runbooks can be carried out from here, and what to do where not."""
     from runbook.doctor import examine, show_examined
 
-    results = examine(_project(ctx), inventory, limit)
-    _print_json([vars(result) for result in results]) if as_json else show_examined(results)
+    results = examine(current_project(ctx), inventory, limit)
+    print_json([vars(result) for result in results]) if as_json else show_examined(results)
     return 0 if all(result.ok for result in results) else 1
 
 
@@ -272,7 +264,7 @@ def env(ctx: click.Context, slug: str, inventory: tuple[str, ...], limit: str | 
     """Print the variables a page's commands use: eval "$(runbook env RUNBOOK -i INVENTORY -l HOST)"."""
     from runbook.environments import check_environment, exports
 
-    values = check_environment(_project(ctx), slug, inventory, limit)
+    values = check_environment(current_project(ctx), slug, inventory, limit)
     click.echo(exports(values, secrets), nl=False)
     return 0
 
@@ -284,7 +276,7 @@ def docs(ctx: click.Context, check: bool) -> int:
     """Render docs/runbooks/ from the roles."""
     from runbook.docs import write_pages
 
-    project = _project(ctx)
+    project = current_project(ctx)
     stale = write_pages(project, check)
     for path in stale:
         click.echo(f"{'Stale' if check else 'Written'}: {path}", err=True)

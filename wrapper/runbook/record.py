@@ -62,6 +62,7 @@ class Finding:
     evidence: Any = None
     check: str | None = None
     section: str | None = None
+    cause: str = ""  # the finding (host/id) that this one follows from; empty for a root cause
 
     def __post_init__(self) -> None:
         _flatten(self, ("observed", "expected", "evidence", "remedy"))
@@ -134,6 +135,64 @@ class Who:
 
 
 @dataclass
+class AlertRef:
+    """The alert that led to a run, as Alertmanager identifies it."""
+
+    name: str
+    fingerprint: str = ""
+    starts_at: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class OperatorNote:
+    """What a person wrote down beside a run."""
+
+    at: datetime
+    who: str
+    text: str
+
+
+@dataclass
+class Escalated:
+    """One message that was sent, or could not be: `event` is trigger or resolve, `key` what both have in common."""
+
+    at: datetime
+    to: str
+    event: Literal["trigger", "resolve"]
+    key: str
+    delivered: bool
+    error: str = ""
+
+
+@dataclass
+class Signed:
+    """A manual step: when it was asked for, and who said what about it."""
+
+    step: str
+    does: str
+    asked: datetime
+    answered: datetime | None = None
+    who: str = ""
+    answer: str = ""
+
+
+@dataclass
+class Remedy:
+    """One step that the findings call for: what it would do, where, and why it may not."""
+
+    step: str
+    kind: str = "change"
+    host: str = ""
+    does: str = ""
+    because: str = ""  # the finding that calls for it
+    targets: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""  # why a guard forbids it; empty where none does
+
+
+@dataclass
 class Source:
     root: str
     revision: str | None = None
@@ -173,6 +232,15 @@ class Record:
     evidence: dict[str, str] = field(default_factory=dict)
     stats: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    fix: str = ""  # which kinds of remedies were allowed: nothing, change, destructive
+    plan: list[Remedy] = field(default_factory=list)
+    token: str = ""  # what --confirm takes to have the destructive part of the plan carried out
+    alerts: list[AlertRef] = field(default_factory=list)
+    silence: str = ""
+    resumes: str = ""  # the run this one goes on with
+    manual: list[Signed] = field(default_factory=list)
+    said: list[OperatorNote] = field(default_factory=list)
+    escalated: list[Escalated] = field(default_factory=list)
 
     @property
     def open_findings(self) -> list[Finding]:
