@@ -16,7 +16,7 @@ from runbook.project import Project
 from runbook.schema import SchemaError, build
 
 Severity = Literal["info", "warning", "critical"]
-Part = Literal["app", "database", "cache", "proxy", "collector", "monitoring", "control"]
+Part = Literal["host", "app", "database", "cache", "proxy", "collector", "monitoring", "control"]
 _ID, _SLUG, _VARIABLE = "[a-z][a-z0-9_-]*", "[a-z][a-z0-9-]*", "[A-Za-z_][A-Za-z0-9_]*"
 _SLUG_LINE = re.compile(r"^slug:\s*['\"]?([\w-]+)", re.M)
 
@@ -110,6 +110,8 @@ class Check:
     timeout_seconds: float = 10
     user: str | None = None
     shows: str = ""
+    follows: list[str] = field(default_factory=list)
+    writes: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,17 @@ class Step:
     kind: Literal["read", "change", "destructive", "manual"]
     does: str
     verify: list[str] = field(default_factory=list)
+    # What a remedy has beside that; see roles/runbook/module_utils/runbook_remedies.py.
+    part: Part | None = None
+    cures: list[str] = field(default_factory=list)
+    unless: list[str] = field(default_factory=list)
+    gates: list[str] = field(default_factory=list)
+    targets: str = ""
+    acts: list[dict[str, Any]] = field(default_factory=list)
+    revert: list[dict[str, Any]] = field(default_factory=list)
+    evidence: dict[str, str] = field(default_factory=dict)
+    user: str | None = None
+    within_seconds: float = 30
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,8 @@ class Runbook:
             _must_match(_ID, *names)
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{what} ids occur twice: {', '.join(sorted(twice))}")
-        wanted = [(f"step {step.id}", step.verify) for step in self.steps]
+        wanted = [(f"step {step.id}", step.verify + step.cures + step.unless + step.gates) for step in self.steps]
+        wanted += [(f"check {check.id}", check.follows) for check in self.checks]
         wanted += [(f"check {check.id}", check.needs) for check in self.checks]
         for who, names in wanted:
             if missing := set(names) - set(checks):

@@ -148,6 +148,11 @@ def _describe(option: Any) -> str:
 @click.option("--reason", default="", help="Why this is done; kept in the record.")
 @click.option("--ticket", default="", help="The ticket or incident this belongs to; kept in the record.")
 @click.option("--timeout", type=_SECONDS, metavar="S", help="Time limit in seconds.")
+@click.option(
+    "--fix", type=click.Choice(["change", "destructive"]), is_flag=False, flag_value="change", metavar="[CLASS]",
+    help="Carry out the remedies that the findings call for: safe ones, or with `destructive` confirmed ones too.",
+)  # fmt: skip
+@click.option("--confirm", multiple=True, metavar="TOKEN", help="Confirms a destructive plan; a diagnosis prints it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the finished record as JSON.")
 @click.option("--jsonl", is_flag=True, help="Print events as they happen, one JSON object a line.")
 @click.option("-v", "--verbose", count=True, help="Show every task; twice and more: Ansible's own verbosity.")
@@ -161,8 +166,17 @@ def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked
 
         return Terminal(jsonl, as_json, verbose)
 
+    asked["fix"] = asked["fix"] or ""
     request = Request(verbosity=max(verbose - 1, int(asked["diff"] and verbose > 1)), **asked)
     project, store = current_project(ctx), open_records(ready=True)
+    if request.fix or request.confirm:
+        from runbook.catalog import Catalog
+        from runbook.confirm import ask_first, refuse_nonsense
+
+        refuse_nonsense(Catalog(project).get(request.slug), request)
+        if request.fix == "destructive" and not (request.confirm or request.check) and sys.stdin.isatty():
+            request, looked = ask_first(project, store, request, terminal)
+            click.echo(f"Record of the diagnosis: {looked}", err=True)
     record = execute(project, store, request, terminal)
     click.echo(f"Record: {store.folder(record.id) / 'run.json'}", err=True)
     return record.exit_code or 0

@@ -47,7 +47,7 @@ def check_environment(project: Project, slug: str, inventories: tuple[str, ...],
         "vars_files": [str(path) for path in role.glob("vars/main.yml")],
         "tasks": [{"name": "Read the environment of the checks", "ansible.builtin.debug": {"msg": wanted}}],
     }
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Any] = {"__runbook_folder": str(project.roles / "runbook")}
     for path in (project.roles / "runbook" / "defaults" / "main.yml", role / "defaults" / "main.yml"):
         defaults |= (load_yaml(path.read_text()) or {}) if path.exists() else {}
     answer = ask(project, paths, limit, play, defaults)

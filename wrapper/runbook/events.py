@@ -10,7 +10,7 @@ from typing import Any
 
 from runbook.catalog import Runbook
 from runbook.errors import ExitCode
-from runbook.record import Action, Finding, Record, State, StepRun, now
+from runbook.record import Action, Finding, Record, Remedy, State, StepRun, now
 from runbook.redact import strip_control
 from runbook.schema import SchemaError, build
 
@@ -62,7 +62,8 @@ def phases(runbook: Runbook) -> list[StepRun]:
     if runbook.category == "tool":
         return own
     known = {step.id for step in own}
-    first = [StepRun(id=name, kind="frame") for name in FRAME_FIRST if name not in known]
+    names = (*FRAME_FIRST, "plan") if runbook.mode == "diagnose" else FRAME_FIRST
+    first = [StepRun(id=name, kind="frame") for name in names if name not in known]
     return [*first, *own, *(StepRun(id=name, kind="frame") for name in FRAME_LAST if name not in known)]
 
 
@@ -155,6 +156,8 @@ class Collector:
         record, final = self.record, bool(found.get("final"))
         record.findings = _merge(record.findings, self._models(Finding, found.get("findings"), host), host, final)
         record.actions = _merge(record.actions, self._models(Action, found.get("actions"), host), host, final)
+        if "plan" in found:
+            record.plan, record.token = self._models(Remedy, found["plan"], host), str(found.get("token") or "")
         if isinstance(found.get("facts"), dict):
             record.facts.setdefault(host, {}).update(found["facts"])
         if found.get("evidence_dir"):

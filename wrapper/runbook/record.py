@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -63,6 +64,7 @@ class Finding:
     check: str | None = None
     section: str | None = None
     cause: str = ""  # the finding (host/id) that this one follows from; empty for a root cause
+    rank: int = 0  # place along the dependency chain, from 1; 0 where nobody ranked it
 
     def __post_init__(self) -> None:
         _flatten(self, ("observed", "expected", "evidence", "remedy"))
@@ -190,6 +192,7 @@ class Remedy:
     targets: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     refused: str = ""  # why a guard forbids it; empty where none does
+    token: str = ""  # what --confirm takes for this destructive remedy alone
 
 
 @dataclass
@@ -248,8 +251,12 @@ class Record:
 
     @property
     def ranked_findings(self) -> list[Finding]:
-        """The findings, open ones first and the worst of them at the top."""
-        return sorted(self.findings, key=lambda f: (f.state != "open", SEVERITIES.index(f.severity), f.host, f.subject))
+        """The findings, open ones first, root causes and the worst at the top."""
+
+        def place(f: Finding) -> tuple[bool, int, int, str, str]:
+            return f.state != "open", f.rank or sys.maxsize, SEVERITIES.index(f.severity), f.host, f.subject
+
+        return sorted(self.findings, key=place)
 
     @property
     def finished(self) -> bool:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runbook.errors import ExitCode
-from runbook.record import Action, Finding, Record, StepRun
+from runbook.record import Action, Finding, Record, Remedy, StepRun
 from runbook.redact import shared
 from runbook.schema import dump
 from runbook.units import amount, counted, duration
@@ -24,7 +24,7 @@ from runbook.units import amount, counted, duration
 STYLE = {"succeeded": "green", "ok": "green", "done": "green", "fixed": "green", "accepted": "dim"}
 STYLE |= {"failed": "red", "unreachable": "red", "timed_out": "red", "critical": "bold red", "info": "blue"}
 STYLE |= dict.fromkeys(("refused", "cancelled", "interrupted", "warning"), "yellow")
-STYLE |= {"changed": "cyan", "planned": "cyan"}
+STYLE |= {"changed": "cyan", "planned": "cyan", "change": "cyan", "destructive": "bold red"}
 
 _WHOLE = 26  # characters; a cell up to this length is never broken
 
@@ -112,7 +112,7 @@ class Terminal:
 
     def _done(self, record: Record) -> None:
         step = next((s for s in record.steps if s.id == self._shown and s.ended), None)
-        if step:
+        if step and (step.state != "skipped" or self.verbosity):
             line = plain(f"{_place(record, step):<22} ").append_text(styled(step_state(record, step), 8))
             self.err.print(line, duration(step.seconds))
 
@@ -167,6 +167,8 @@ def headline(record: Record) -> str:
     parts = ["nothing to do" if record.state == "succeeded" else "nothing done"]
     if record.actions:
         parts = [f"{counted(record.count(result), 'action')} {result}"]
+    elif record.plan:
+        parts = [f"{counted(len(record.plan), 'remedy', 'remedies')} called for"]
     elif changed := sum(by_name["changed"] for by_name in record.stats.values()):
         parts = [f"{counted(changed, 'task')} changed"]
     if failed := record.count("failed"):
@@ -204,6 +206,10 @@ def show_results(record: Record, out: Console) -> None:
         ]
         out.print(table(("", ""), rows, "Findings"))
         out.print()
+    if record.plan:
+        planned = [(styled(p.kind), p.step, _remedy(p)) for p in record.plan]
+        out.print(table(("", "", ""), planned, "Plan"))
+        out.print()
     if record.actions:
         columns = ("", "", "", "Before → after", "Took")
         acted = [(styled(a.result), a.step, _action(a, many), change(a), duration(a.seconds)) for a in record.actions]
@@ -215,8 +221,27 @@ def _finding(record: Record, finding: Finding, many_hosts: bool) -> Text:
     where = [finding.subject, f"on {finding.host}" if many_hosts else ""]
     observed = "" if finding.observed is None else str(finding.observed)
     said = ": ".join(filter(None, (" ".join(filter(None, where)), observed)))
+    followed = plain(f"follows from {finding.cause}", "dim") if finding.cause else plain("")
     cure = f"→ {remedy(record, finding)}" if finding.remedy and finding.state == "open" else ""
-    return stacked(plain(finding.title or finding.id, "bold"), plain(said), plain(cure))
+    title = plain(finding.title or finding.id, "" if finding.cause else "bold")
+    if is_root(record, finding):
+        title = plain("Root cause: ", "bold red").append_text(title)
+    return stacked(title, plain(said), followed, plain(cure if not finding.cause else ""))
+
+
+def is_root(record: Record, finding: Finding) -> bool:
+    """Return whether other findings of the run follow from this one, or none but it was ranked."""
+    ranked = [f for f in record.findings if f.rank and f.severity != "info"]
+    return bool(finding.rank and not finding.cause and finding.severity != "info") and (
+        len(ranked) == 1 or any(f.cause == f"{finding.host}/{finding.id}" for f in ranked)
+    )
+
+
+def _remedy(remedy: Remedy) -> Text:
+    where = plain(f"on {remedy.host}: ", "bold").append_text(plain(remedy.does))
+    targets = plain("\n".join(remedy.targets))
+    why = plain(f"because of {remedy.because}", "dim")
+    return stacked(where, targets, why, plain(f"not done: {remedy.refused}" if remedy.refused else "", "yellow"))
 
 
 def _action(action: Action, many_hosts: bool) -> Text:
@@ -262,6 +287,17 @@ def again(record: Record) -> str:
     return shlex.join(words)
 
 
+def _fixes(record: Record) -> list[str]:
+    """Return the commands that carry out what the plan holds and this run was not allowed to do."""
+    waiting = [remedy for remedy in record.plan if remedy.refused.startswith("only --fix")]
+    found = []
+    if any(remedy.kind == "change" for remedy in waiting):
+        found.append(f"{again(record)} --fix")
+    if record.token and (record.fix != "destructive" or record.state == "refused"):
+        found.append(f"{again(record)} --fix destructive --confirm {record.token}")
+    return found
+
+
 def next_commands(record: Record) -> list[str]:
     """Return the commands an operator is likely to want next, the likeliest first."""
     show = f"runbook runs show {record.id}"
@@ -271,6 +307,8 @@ def next_commands(record: Record) -> list[str]:
         return [again(record)]
     if record.state == "unreachable":
         return [shlex.join(["runbook", "doctor", *_inventories(record)]), show]
+    if wanted := _fixes(record):
+        return [*wanted, show]
     if record.state == "succeeded":
         return [f"runbook runs report {record.id} --html -o report.html"]
     return [show]

@@ -40,6 +40,8 @@ class Request:
     ticket: str = ""
     timeout: float | None = None
     verbosity: int = 0
+    fix: str = ""
+    confirm: tuple[str, ...] = ()
 
 
 class Observer(Protocol):
@@ -119,8 +121,10 @@ def plan(project: Project, request: Request, dead_runs: list[str]) -> tuple[Reco
         inputs=inputs.masked(values, options),
         project=Source(root=str(project.root)),
         steps=phases(runbook),
+        fix=request.fix,
     )
-    by_run = (record.id, record.owner, request.reason, request.ticket, dead_runs)
+    by_run = (record.id, record.owner, request.reason, request.ticket, dead_runs,
+              request.fix, list(request.confirm))  # fmt: skip
     job = Job(
         run_id=record.id, project=project, playbook=playbook, inventory=paths, limit=request.limit,
         extra_vars=dict(zip(inputs.SET_BY_RUN, by_run, strict=True)) | values,

@@ -35,9 +35,9 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
-def counted(value: float, noun: str) -> str:
-    """Given a number and a noun, return `1 host` or `2 hosts`."""
-    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
+def counted(value: float, noun: str, plural: str = "") -> str:
+    """Given a number and a noun, return `1 host` or `2 hosts`; `plural` where it is not just an s."""
+    return f"{number(value)} {noun if value == 1 else plural or noun + 's'}"
 
 
 def amount(value: object, unit: str | None) -> str:

@@ -28,6 +28,10 @@ options:
   facts: {description: Facts that the steps reported, type: list, elements: dict, default: []}
   accepted: {description: "Findings that the inventory accepts, with id, subject, until and reason", type: list, elements: dict, default: []}
   evidence_dir: {description: Folder of this run's evidence if any was kept, type: str, default: ""}
+  ranks: {description: "Cause and rank of findings, by `id subject`", type: dict, default: {}}
+  checks: {description: The runbook's checks, type: list, elements: dict, default: []}
+  parts: {description: Parts that the host has, type: list, elements: str, default: []}
+  components: {description: Components whose configuration is kept while all checks of their part hold, type: dict, default: {}}
   failed: {description: Whether the run failed, type: bool, default: false}
 author: The LLM Cost Tracker runbooks authors
 """
@@ -50,6 +54,7 @@ import datetime
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.runbook_good import keep_good
 from ansible.module_utils.runbook_lease import Leases
 from ansible.module_utils.runbook_result import accept, before_and_after, report, settle
 from ansible.module_utils.runbook_state import StateError, write_json
@@ -61,6 +66,15 @@ def all_findings(given: dict) -> list:
     looks = [step["findings"] for step in given["steps"] if step.get("complete")]
     told = [item for step in given["steps"] if not step.get("complete") for item in step["findings"]]
     return settle(checks, [], given["host"]) + settle(looks, told, given["host"])
+
+
+def keep_configurations(given: dict, findings: list, state_dir: Path, now: float) -> None:
+    """Keep the configuration of each component of this host whose part has nothing open."""
+    parts = {check["id"]: check["part"] for check in given["checks"]}
+    broken = {parts.get(f["id"]) for f in findings if f["state"] == "open" and f["severity"] != "info"}
+    for name, component in given["components"].items():
+        if component.get("config_files") and name in given["parts"] and name not in broken:
+            keep_good(state_dir / "memory" / "good" / name, component["config_files"], now)
 
 
 def main() -> None:
@@ -77,6 +91,10 @@ def main() -> None:
             "facts": {"type": "list", "elements": "dict", "default": []},
             "accepted": {"type": "list", "elements": "dict", "default": []},
             "evidence_dir": {"type": "str", "default": ""},
+            "ranks": {"type": "dict", "default": {}},
+            "checks": {"type": "list", "elements": "dict", "default": []},
+            "parts": {"type": "list", "elements": "str", "default": []},
+            "components": {"type": "dict", "default": {}},
             "failed": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -84,6 +102,7 @@ def main() -> None:
     given = module.params
     now = datetime.datetime.now(datetime.timezone.utc)
     findings = accept(all_findings(given), given["accepted"], now.date().isoformat())
+    findings = [{**item, **given["ranks"].get(f"{item['id']} {item['subject']}", {})} for item in findings]
     actions = [{**item, "host": given["host"]} for step in given["steps"] for item in step["actions"]]
     facts = before_and_after(given["facts"])
     result = report(findings, actions, final=True, facts=facts, evidence_dir=given["evidence_dir"])
@@ -99,6 +118,7 @@ def main() -> None:
             for resource in given["leases"]:
                 Leases(state_dir).release(resource, given["run_id"])
             write_json(state_dir / "last" / f"{given['slug']}.json", last)
+            keep_configurations(given, findings, state_dir, now.timestamp())
         except StateError as error:
             module.fail_json(msg=str(error), runbook=result)
     module.exit_json(changed=False, runbook=result)

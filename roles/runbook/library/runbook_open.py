@@ -21,6 +21,8 @@ options:
   lease_seconds: {description: Time after which a lease that is not renewed lapses, type: int, default: 300}
   dead_runs: {description: Runs known to have ended without giving their leases back, type: list, elements: str, default: []}
   checks: {description: See M(runbook_probe), type: list, elements: dict, default: []}
+  targets: {description: "Steps whose C(targets) command lists the objects they would act on", type: list, elements: dict, default: []}
+  volatile: {description: Variables of the environment that differ from run to run, type: list, elements: str, default: []}
   environment: {description: See M(runbook_probe), type: dict, default: {}}
   secrets: {description: See M(runbook_probe), type: dict, default: {}}
   os_user: {description: See M(runbook_probe), type: str}
@@ -42,19 +44,29 @@ run_id: {description: Identity of the run, type: str, returned: success}
 owner: {description: Who runs it, type: str, returned: success}
 opened_at: {description: Start of the run on the target's clock in seconds since the epoch, type: float, returned: success}
 results: {description: One entry per check with id met reason rc stdout seconds, type: list, returned: success}
+targets: {description: Per step the objects that it would act on, type: dict, returned: success}
+resolved: {description: Hash of the values that commands get, type: str, returned: success}
 runbook: {description: Findings of the checks that did not meet their expectation, type: dict, returned: always}
 """
 
 import getpass
+import hashlib
+import json
 import platform
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.runbook_checks import probe_all
+from ansible.module_utils.runbook_checks import look
 from ansible.module_utils.runbook_lease import LeaseHeld, Leases
 from ansible.module_utils.runbook_result import report
 from ansible.module_utils.runbook_state import StateError, ensure_folder
+
+
+def resolved(environment: dict, volatile: list) -> str:
+    """Return a hash of the values that commands get, so that a confirmation holds for these alone."""
+    kept = {name: str(value) for name, value in environment.items() if name not in volatile}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def main() -> None:
@@ -68,6 +80,8 @@ def main() -> None:
             "lease_seconds": {"type": "int", "default": 300},
             "dead_runs": {"type": "list", "elements": "str", "default": []},
             "checks": {"type": "list", "elements": "dict", "default": []},
+            "targets": {"type": "list", "elements": "dict", "default": []},
+            "volatile": {"type": "list", "elements": "str", "default": []},
             "environment": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "os_user": {"type": "str"},
@@ -108,7 +122,7 @@ def main() -> None:
         module.fail_json(msg=str(error), runbook=report(outcome="bad_input", message=str(error)))
     opened_at = time.time()
     try:
-        results, findings = probe_all(wanted["checks"], wanted["environment"], wanted["secrets"], wanted["os_user"])
+        results, findings, targets = look(wanted, wanted["targets"])
     except ValueError as error:
         for resource in taken:
             leases.release(resource, wanted["run_id"])
@@ -119,6 +133,8 @@ def main() -> None:
         owner=wanted["owner"],
         opened_at=opened_at,
         results=results,
+        targets=targets,
+        resolved=resolved(wanted["environment"], wanted["volatile"]),
         runbook=report(findings),
     )
 

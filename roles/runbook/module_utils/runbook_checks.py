@@ -249,7 +249,7 @@ def probe(
     with ThreadPoolExecutor(max_workers=CONCURRENCY) as pool:
         results = {result["id"]: result for result in pool.map(one, checks)}
     for check in checks:  # in their order, so that a chain of needs is followed to its root
-        failed = [need for need in check.get("needs") or [] if not results[need]["met"]]
+        failed = [need for need in check.get("needs") or [] if need in results and not results[need]["met"]]
         if failed:
             results[check["id"]].update(met=None, reason=f"not judged: {', '.join(failed)} failed", finding=None)
     return list(results.values())
@@ -286,6 +286,33 @@ def probe_all(
         raise ValueError(f"a check in meta/runbook.yml is written wrongly: {error}") from error
     found = [result.pop("finding") for result in results]
     return results, [finding for finding in found if finding]
+
+
+def list_targets(
+    steps: Sequence[Mapping[str, Any]], environment: Mapping[str, Any], secrets: Mapping[str, Any], os_user: str | None
+) -> dict[str, list[str]]:
+    """Return, per step with a `targets` command, the objects it lists, one a line; none where it fails."""
+    known = command_environment({**environment, **secrets})
+    prelude = known.pop("RUNBOOK_PRELUDE", "")
+
+    def one(step: Mapping[str, Any]) -> list[str]:
+        user = step.get("user") or os_user
+        outcome = run_command(f"{prelude}\n{step['targets']}".strip(), known, DEFAULT_TIMEOUT_SECONDS, user)
+        return [line for line in outcome.stdout.splitlines() if line.strip()] if outcome.rc == 0 else []
+
+    with ThreadPoolExecutor(max_workers=CONCURRENCY) as pool:
+        return dict(zip([str(step["id"]) for step in steps], pool.map(one, steps)))
+
+
+def look(
+    given: Mapping[str, Any], targets: Sequence[Mapping[str, Any]] = ()
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, list[str]]]:
+    """Given a module's arguments, carry out checks and lists of targets at once: results, findings, targets."""
+    arguments = given["environment"], given["secrets"], given["os_user"]
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        listed = beside.submit(list_targets, targets, *arguments) if targets else None
+        results, findings = probe_all(given["checks"], *arguments)
+        return results, findings, listed.result() if listed else {}
 
 
 def _short(text: str, limit: int = 200) -> str:

@@ -155,7 +155,8 @@ class Component:
             "UNKNOWN": "failed",
         }
         if len(words) >= 2 and words[1] in states:
-            return Status(states[words[1]], output.strip())
+            pid = words[2].split(",")[0] if len(words) > 2 and words[2].startswith("pid ") else ""
+            return Status(states[words[1]], output.strip(), since=pid)
         if "no such process" in output:
             return Status("absent", output.strip())
         raise ComponentError(f"{' '.join(command)} failed with exit code {rc}: {output.strip()[:400]}")

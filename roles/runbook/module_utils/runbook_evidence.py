@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ansible.module_utils.runbook_state import StateError, ensure_folder
+from ansible.module_utils.runbook_state import StateError, ensure_folder, ensure_spare, spare
 
 LEDGERS = ("SHA256SUMS", "CUSTODY")
 # A value in quotes ends at its quote (which JSON inside JSON escapes), any other at a space or delimiter. Counts of
@@ -28,6 +29,7 @@ _SECRETS = (
     re.compile(r"(?P<key>://[^/\s:@]+:)[^@\s/]+(?=@)"),
 )
 _MASK = "********"
+ROOM_BYTES = 16 * 1024 * 1024
 
 
 def mask(text: str) -> str:
@@ -40,9 +42,12 @@ def mask(text: str) -> str:
 def keep(folder: Path, items: Mapping[str, str], who: str, now: datetime.datetime) -> Path:
     """Add `items` (file name -> text) to the bundle in `folder`, masked, and return the folder.
 
-    An item that is there already is never overwritten: the new one gets a number. Raise StateError if the
-    folder cannot be written.
+    An item that is there already is never overwritten: the new one gets a number. Where the disk is full the bundle is
+    kept in memory. Raise StateError if it cannot be written.
     """
+    if not has_room(folder):
+        folder = spare(folder)
+        ensure_spare(folder)
     ensure_folder(folder)
     stamp = now.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
     try:
@@ -58,6 +63,16 @@ def keep(folder: Path, items: Mapping[str, str], who: str, now: datetime.datetim
     except OSError as error:
         raise StateError(f"evidence cannot be kept in {folder}: {error.strerror}") from error
     return folder
+
+
+def has_room(folder: Path) -> bool:
+    """Return whether the disk of `folder` can take a bundle; evidence never goes to the disk that is full."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    found = os.statvfs(place)
+    inodes = found.f_favail > 0 or found.f_files == 0  # some file systems do not count them
+    return found.f_bavail * found.f_frsize >= ROOM_BYTES and not found.f_flag & os.ST_RDONLY and inodes
 
 
 def _free(folder: Path, name: str) -> Path:

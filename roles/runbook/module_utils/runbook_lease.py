@@ -16,9 +16,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, TextIO
 
-from ansible.module_utils.runbook_state import StateError, ensure_folder, read_json, write_json
+from ansible.module_utils.runbook_state import (
+    StateError,
+    ensure_folder,
+    ensure_spare,
+    read_json,
+    remove,
+    spare,
+    write_json,
+)
 
 FIELDS = {"resource", "run_id", "owner", "purpose", "acquired_at", "expires_at"}
 
@@ -82,12 +90,16 @@ class Leases:
             lease = self._read(resource)
             if lease is None or lease["run_id"] != run_id:
                 return False
-            self.path(resource).unlink()
+            remove(self.path(resource))
             return True
 
     def list(self) -> builtins.list[dict[str, Any]]:
         """Return all lease records, expired ones too."""
-        return [read_json(path, {}) for path in sorted(self.folder.glob("*.json"))]
+        paths = {
+            *self.folder.glob("*.json"),
+            *(self.folder / p.name for p in spare(self.folder / "x").parent.glob("*.json")),
+        }
+        return [read_json(path, {}) for path in sorted(paths)]
 
     def _read(self, resource: str) -> dict[str, Any] | None:
         path = self.path(resource)
@@ -101,9 +113,17 @@ class Leases:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         ensure_folder(self.folder)
-        with open(self.folder / ".lock", "w", encoding="utf-8") as file:
+        with self._lock_file() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def _lock_file(self) -> TextIO:
+        lock = self.folder / ".lock"
+        try:
+            return open(lock, "a", encoding="utf-8")
+        except OSError:  # the disk takes no new file, or is read-only
+            ensure_spare(spare(lock).parent)
+            return open(spare(lock), "a", encoding="utf-8")
 
 
 @contextlib.contextmanager
