@@ -147,6 +147,7 @@ def _describe(option: Any) -> str:
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE|@FILE", help="An input, or a file of them.")
 @click.option("--reason", default="", help="Why this is done; kept in the record.")
 @click.option("--ticket", default="", help="The ticket or incident this belongs to; kept in the record.")
+@click.option("--alert", metavar="FILE|-", help="The alert this answers, as Alertmanager tells it; kept in the record.")
 @click.option("--timeout", type=_SECONDS, metavar="S", help="Time limit in seconds.")
 @click.option(
     "--fix", type=click.Choice(["change", "destructive"]), is_flag=False, flag_value="change", metavar="[CLASS]",
@@ -167,6 +168,10 @@ def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked
         return Terminal(jsonl, as_json, verbose)
 
     asked["fix"] = asked["fix"] or ""
+    if alert := asked.pop("alert"):
+        from runbook.alerts import load
+
+        asked["alerts"] = tuple(found.ref() for found in load(alert))
     request = Request(verbosity=max(verbose - 1, int(asked["diff"] and verbose > 1)), **asked)
     project, store = current_project(ctx), open_records(ready=True)
     if request.fix or request.confirm:

@@ -19,7 +19,7 @@ from runbook.catalog import Catalog
 from runbook.errors import BadInput, ExitCode, RunbookError
 from runbook.events import Collector, Tally, Verdict, phases, verdict
 from runbook.project import Project, revision
-from runbook.record import Journal, Record, Source, StepRun, Store, now, versions
+from runbook.record import AlertRef, Journal, Record, Source, StepRun, Store, now, versions
 from runbook.redact import shared
 from runbook.runner import Job, Play, make_private, sweep_private
 
@@ -42,6 +42,7 @@ class Request:
     verbosity: int = 0
     fix: str = ""
     confirm: tuple[str, ...] = ()
+    alerts: tuple[AlertRef, ...] = ()
 
 
 class Observer(Protocol):
@@ -122,6 +123,7 @@ def plan(project: Project, request: Request, dead_runs: list[str]) -> tuple[Reco
         project=Source(root=str(project.root)),
         steps=phases(runbook),
         fix=request.fix,
+        alerts=list(request.alerts),
     )
     by_run = (record.id, record.owner, request.reason, request.ticket, dead_runs,
               request.fix, list(request.confirm))  # fmt: skip
