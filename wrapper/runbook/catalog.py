@@ -130,7 +130,7 @@ class Step:
     revert: list[dict[str, Any]] = field(default_factory=list)
     evidence: dict[str, str] = field(default_factory=dict)
     user: str | None = None
-    within_seconds: float = 30
+    within_seconds: float | str = 30
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,9 @@ from ansible.module_utils.runbook_result import accept, before_and_after, report
 from ansible.module_utils.runbook_state import StateError, write_json
 
 
+KEPT = ("id", "subject", "severity", "state", "observed", "cause", "rank")
+
+
 def all_findings(given: dict) -> list:
     """Return the findings of checks and steps with their final state."""
     checks = [given["before"], *([] if given["after"] is None else [given["after"]])]
@@ -112,6 +115,8 @@ def main() -> None:
             "run_id": given["run_id"],
             "ended_at": now.isoformat(timespec="seconds"),
             "failed": given["failed"],
+            "findings": [{key: f[key] for key in KEPT if key in f} for f in findings],
+            "actions": [{key: a[key] for key in ("step", "subject", "result", "detail")} for a in actions],
             "open_findings": sum(f["state"] == "open" and f["severity"] != "info" for f in findings),
         }
         try:

@@ -48,7 +48,10 @@ def rank(looks: Mapping[str, Iterable[Mapping[str, Any]]], checks: Sequence[Mapp
         return [
             other
             for other in present
-            if other["id"] in names and (parts.get(other["id"]) != HOST_PART or other["host"] == one["host"])
+            # Advice explains no outage.
+            if other["severity"] != "info"
+            and other["id"] in names
+            and (parts.get(other["id"]) != HOST_PART or other["host"] == one["host"])
         ]
 
     def root_of(one: dict[str, Any]) -> dict[str, Any] | None:
@@ -66,7 +69,6 @@ def rank(looks: Mapping[str, Iterable[Mapping[str, Any]]], checks: Sequence[Mapp
         return min(roots, key=place, default=None)
 
     def place(one: Mapping[str, Any]) -> tuple[Any, ...]:
-        # Advice (info) explains nothing that is an outage, however deep it sits.
         return (SEVERITIES.index(one["severity"]), order.get(one["id"], len(order)), one["host"], one["subject"])
 
     ranked = []

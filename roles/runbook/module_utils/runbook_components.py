@@ -74,6 +74,9 @@ class Component:
     def ensure(self, state: str) -> None:
         """Have the manager bring the component into `state` (a key of VERBS). Raise ComponentError if it fails."""
         command = self.command(VERBS[state])
+        if self.manager == "systemd" and state in ("started", "restarted"):
+            # systemd counts its own automatic restarts; who asks for one has a budget elsewhere.
+            self._run([*(self.control or ["systemctl"]), "reset-failed", self.unit])
         rc, output = self._run(command)
         if rc != 0:
             raise ComponentError(f"{' '.join(command)} failed with exit code {rc}: {output.strip()[:400]}")

@@ -39,7 +39,7 @@ def faults(ballast: str | None, caches: Sequence[str]) -> list[str]:
     """Return what is wrong with the inputs; nothing is touched while there is something."""
     told = []
     for path in [*([ballast] if ballast else []), *caches]:
-        clean = os.path.normpath(path)
+        clean = "/" + os.path.normpath(path).lstrip("/")  # POSIX lets two slashes at the start be
         if not os.path.isabs(path) or clean in FORBIDDEN or clean.count("/") < 2:
             told.append(f"{path!r} must be an absolute path at least two folders deep that holds nothing else")
     return told

@@ -7,15 +7,18 @@ Configured by the environment:
   LOG_LEVEL        INFO
   TLS_CERT_FILE, TLS_KEY_FILE   serve HTTPS with these
   RUN_AS_USER      started by root: become this user once everything is loaded
+With --validate it starts nothing, and says what is wrong with them.
 """
 
 import os
 import pwd
 import sys
+from collections.abc import Mapping
 
 import logs
 import uvicorn
 from api import build
+from psycopg import ProgrammingError, conninfo
 
 
 def become(user: str) -> None:
@@ -31,11 +34,32 @@ def become(user: str) -> None:
     os.setuid(account.pw_uid)
 
 
+def faults(environment: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the configuration."""
+    told = [] if environment.get("DATABASE_URL") else ["DATABASE_URL is not set."]
+    try:
+        conninfo.conninfo_to_dict(environment.get("DATABASE_URL", ""))
+    except ProgrammingError as error:
+        told.append(f"DATABASE_URL is no connection string: {str(error).strip()}")
+    port = environment.get("PORT", "8000")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        told.append(f"PORT is {port}; it must be a number from 1 to 65535.")
+    level = environment.get("LOG_LEVEL", "INFO").upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        told.append(f"LOG_LEVEL is {level}; it must be one of Python's levels.")
+    for name in ("TLS_CERT_FILE", "TLS_KEY_FILE"):
+        if environment.get(name) and not os.path.exists(environment[name]):
+            told.append(f"{name} is {environment[name]}, which is not there.")
+    return told
+
+
 def main() -> int:
     environment = os.environ
-    if not environment.get("DATABASE_URL"):
-        print("DATABASE_URL is not set.", file=sys.stderr)
+    if told := faults(environment):
+        print("\n".join(told), file=sys.stderr)
         return 2
+    if sys.argv[1:] == ["--validate"]:
+        return 0
     os.umask(0o077)
     level = environment.get("LOG_LEVEL", "INFO").upper()
     logs.configure(environment.get("LOG_DIR", "logs"), level)
