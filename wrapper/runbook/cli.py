@@ -40,7 +40,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 class Commands(click.Group):
     """Commands that live in a file of their own are imported when they are called: `group name` -> `file:object`."""
 
-    ELSEWHERE: ClassVar[dict[str, str]] = {}
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "identify": "identify:command",
+    }
 
     def _elsewhere(self) -> dict[str, str]:
         prefix = "" if self.name == "cli" else f"{self.name} "
