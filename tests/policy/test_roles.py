@@ -104,7 +104,7 @@ def test_a_step_hands_its_result_to_the_frame(role: Path) -> None:
         return
     for step in runbook(role)["steps"]:
         registered = [task.get("register") for task in tasks(load(role / "tasks" / f"{step['id']}.yml"))]
-        assert f"__{role.name}_step_{step['id']}" in registered, step["id"]
+        assert f"__{role.name}_step_{step['id'].replace('-', '_')}" in registered, step["id"]
 
 
 @pytest.mark.parametrize("path", TASK_FILES, ids=name)

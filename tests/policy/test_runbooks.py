@@ -16,9 +16,10 @@ WRITTEN = [role for role in RUNBOOK_ROLES if runbook(role)["category"] != "tool"
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 CHECK_KEYS = {
     "id", "part", "section", "question", "command", "user", "timeout_seconds", "expect", "needs", "shows", "otherwise",
+    "follows", "writes",
 }  # fmt: skip
-REQUIRED_KEYS = CHECK_KEYS - {"user", "timeout_seconds", "needs"}
-PARTS = {"app", "database", "cache", "proxy", "collector", "monitoring", "control"}
+REQUIRED_KEYS = CHECK_KEYS - {"user", "timeout_seconds", "needs", "follows", "writes"}
+PARTS = {"host", "app", "database", "cache", "proxy", "collector", "monitoring", "control"}
 SECTIONS = {"immediate", "investigation", "verification"}
 KINDS = {"read", "change", "destructive", "manual"}
 ALERTS = load(ROOT / "tests" / "policy" / "alerts.yml")
@@ -70,9 +71,11 @@ def test_commands_take_their_values_from_the_environment_alone(role: Path) -> No
     for check in data["checks"]:
         assert not re.search(r"\{\{|\{%", check["command"]), f"{check['id']}: a command is never templated"
         wanted = set(re.findall(r"\$\{?([A-Za-z_]\w*)", check["command"]))
+        # What the line itself sets: a loop's variable, an assignment.
+        wanted -= {a or b for a, b in re.findall(r"\bfor (\w+) in|(?:^|[\s;({])(\w+)=", check["command"])}
         assert wanted <= given, f"{check['id']}: nobody sets {sorted(wanted - given)}"
     used = " ".join(check["command"] for check in data["checks"])
-    own = {variable for variable in given if not re.match(r"PG|RUNBOOK_", variable)}
+    own = {variable for variable in given if not re.match(r"PG|RUNBOOK_|CURL_|REDISCLI_", variable)}
     assert {variable for variable in own if f"${variable}" not in used and f"${{{variable}" not in used} == set()
 
 
@@ -83,6 +86,51 @@ def test_steps_are_of_known_kinds_and_proved_by_checks_that_exist(role: Path) ->
     for step in data["steps"]:
         assert step["kind"] in KINDS and step["does"] and not step["does"].endswith("."), step["id"]
         assert set(step["verify"]) <= checks, step["id"]
+
+
+REMEDY_KEYS = {"id", "kind", "does", "verify", "part", "cures", "unless", "gates", "targets", "acts", "revert", "evidence", "user",
+               "within_seconds"}  # fmt: skip
+
+
+@each_runbook
+def test_a_remedy_names_what_calls_for_it_and_what_proves_it(role: Path) -> None:
+    data = runbook(role)
+    checks = {check["id"] for check in data["checks"]}
+    before: set[str] = set()
+    for step in data["steps"]:
+        remedy = step.get("cures")
+        assert set(step) <= (REMEDY_KEYS if remedy else {"id", "kind", "does", "verify"}), step["id"]
+        before.add(step["id"])
+        if not remedy:
+            continue
+        assert step["kind"] in ("change", "destructive") and step["part"] in PARTS and step["acts"], step["id"]
+        for key in ("cures", "unless", "gates", "verify"):
+            assert set(step.get(key, [])) <= checks, f"{step['id']}: {key}"
+        assert step["verify"], f"{step['id']}: nothing proves that it helped"
+        for act in [*step["acts"], *step.get("revert", [])]:
+            assert len({"component", "command", "restore", "reclaim"} & set(act)) == 1, f"{step['id']}: {act}"
+            assert "{{" not in str(act.get("command", "")), f"{step['id']}: a command is never templated"
+        if step["kind"] == "destructive":
+            assert step.get("targets"), f"{step['id']}: a destructive step names the objects it acts on"
+
+
+@each_runbook
+def test_what_names_a_remedy_is_what_it_cures(role: Path) -> None:
+    data = runbook(role)
+    remedies = {step["id"]: step["cures"] for step in data["steps"] if step.get("cures")}
+    for check in data["checks"]:
+        named = check["otherwise"]["remedy"]
+        assert named not in remedies or check["id"] in remedies[named], f"{check['id']} names {named}, which does not cure it"
+
+
+@each_runbook
+def test_explanations_stand_before_what_they_explain_or_in_another_part(role: Path) -> None:
+    checks = runbook(role)["checks"]
+    order = {check["id"]: number for number, check in enumerate(checks)}
+    for check in checks:
+        assert set(check.get("follows", [])) <= set(order), check["id"]
+        later = [name for name in check.get("follows", []) if order[name] > order[check["id"]]]
+        assert not later, f"{check['id']} follows {later}, which the dependency chain has after it"
 
 
 @each_runbook
@@ -155,5 +203,7 @@ def test_a_runbook_has_a_healthy_scenario_and_a_fault(role: Path) -> None:
     scenarios = {path.parent.name for path in (role / "molecule").glob("*/molecule.yml")}
     assert "default" in scenarios and len(scenarios) >= 2
     for scenario in scenarios:
-        for part in ("converge.yml", "verify.yml"):
-            assert (role / "molecule" / scenario / part).exists(), f"{scenario}/{part}"
+        folder = role / "molecule" / scenario
+        shared = load(folder / "molecule.yml").get("provisioner", {}).get("playbooks", {})
+        for part in ("converge", "verify"):
+            assert (folder / shared.get(part, f"{part}.yml")).exists(), f"{scenario}/{part}"

@@ -82,6 +82,15 @@ def test_what_follows_from_a_cured_cause_is_not_in_the_way_either() -> None:
     assert plan(disk, database, ready) == {"a/free": "", "a/start-db": "", "a/restart": ""}
 
 
+def test_what_follows_from_the_finding_itself_is_not_in_the_way() -> None:
+    steps = [{"id": "start", "kind": "change", "does": "Start", "cures": ["proxy"], "unless": ["certificate"], "acts": []}]
+    proxy, certificate = finding("proxy"), finding("certificate", cause="a/proxy")
+    (one,) = due_remedies(steps, [proxy, certificate], {}, {}, "change", 1, 5)
+    assert one.refused == ""
+    (one,) = due_remedies(steps, [proxy, finding("certificate")], {}, {}, "change", 1, 5)
+    assert "certificate broke" in one.refused
+
+
 def test_only_followers_make_a_follower() -> None:
     due = due_remedies(STEPS, [finding("database", "d"), finding("ready", "a", "d/database")], {}, {}, "change", 1, 5)
     assert {one.step: one.follower for one in due} == {"start-db": False, "restart": True}

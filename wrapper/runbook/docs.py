@@ -85,6 +85,17 @@ def remedy(runbook: Runbook, check: Check) -> str:
     return f"step `{step.id}`: {step.does[0].lower()}{step.does[1:].rstrip('.')}"
 
 
+def act_words(act: dict[str, Any]) -> str:
+    """Return one act of a remedy in words; commands are shown as they are."""
+    if "component" in act:
+        return (
+            f"The {act['component']} is {act['state']} by whatever manages it; starts count against the restart budget."
+        )
+    if "restore" in act:
+        return f"The `config_files` of the {act['restore']} are those of the last look at which all was well; what is there now is kept."
+    return "Space is freed rung by rung, ballast first, until the target is reached."
+
+
 def _label(text: str) -> str:
     return "<br/>".join(textwrap.wrap(text.replace('"', "#quot;"), 33, break_long_words=False, break_on_hyphens=False))
 
@@ -93,6 +104,11 @@ def flowchart(runbook: Runbook) -> str:
     """Return the run as a Mermaid flowchart: the frame around the steps, and how it can end."""
     lines = ["flowchart TD", '  open(["open: take the lease, carry out the checks"])']
     previous = "open"
+    if runbook.mode == "diagnose":
+        lines = ["flowchart TD", '  open(["open: carry out all checks at once"])', "  open --> plan"]
+        lines.append('  plan{{"plan: rank the findings,<br/>root cause first"}}'.replace("{{", "{").replace("}}", "}"))
+        lines += ["  plan -- without --fix --> left", "  plan -- healthy --> done"]
+        previous = "plan"
     for step in runbook.steps:
         node = f"step_{step.id.replace('-', '_')}"
         lines.append(f"  {previous} --> {node}")
@@ -122,6 +138,7 @@ def page(project: Project, runbook: Runbook, diagram: bool = True) -> str:
         exit_codes=[(int(code), code.meaning) for code in ExitCode],
         expected=lambda check: resolved(check.expect.words(), options),
         remedy=lambda check: remedy(runbook, check),
+        acts=act_words,
     )
 
 

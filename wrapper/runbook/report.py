@@ -11,7 +11,7 @@ from runbook.docs import template
 from runbook.errors import ExitCode
 from runbook.record import SEVERITIES, Record, StepRun, Store
 from runbook.redact import shared
-from runbook.render import because, change, headline, remedy, step_state
+from runbook.render import because, change, headline, is_root, remedy, step_state
 from runbook.schema import dump
 from runbook.units import amount, moment, size
 
@@ -126,5 +126,6 @@ def report(record: Record, store: Store, html: bool) -> str:
         errors=_errors(record, store),
         facts=_facts(record),
         remedy=lambda finding: remedy(record, finding),
+        is_root=lambda finding: is_root(record, finding),
         step_state=lambda step: step_state(record, step),
     )

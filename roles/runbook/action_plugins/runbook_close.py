@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 # See runbook_plan.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.runbook_causes import rank, seen  # noqa: E402
+from ansible.module_utils.runbook_causes import rank, seen
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

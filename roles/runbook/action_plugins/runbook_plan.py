@@ -14,9 +14,9 @@ from ansible.plugins.action import ActionBase
 # What decides is code of the role, tested without Ansible; Ansible finds it by itself only on managed hosts.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils import runbook_remedies as remedies  # noqa: E402
-from ansible.module_utils.runbook_causes import rank, seen  # noqa: E402
-from ansible.module_utils.runbook_result import action, report  # noqa: E402
+from ansible.module_utils import runbook_remedies as remedies
+from ansible.module_utils.runbook_causes import rank, seen
+from ansible.module_utils.runbook_result import action, report
 
 DOCUMENTATION = r"""
 module: runbook_plan

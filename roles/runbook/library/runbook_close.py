@@ -59,7 +59,6 @@ from ansible.module_utils.runbook_lease import Leases
 from ansible.module_utils.runbook_result import accept, before_and_after, report, settle
 from ansible.module_utils.runbook_state import StateError, write_json
 
-
 KEPT = ("id", "subject", "severity", "state", "observed", "cause", "rank")
 
 

@@ -83,7 +83,10 @@ def due_remedies(
             one.targets = list(listed or [])
             one.values = dict(values.get(host, {}))
             one.follower = all(finding["cause"] for finding in found)
-            one.refused = _forbidden(step, one, due, findings, fix, max_targets)
+            mine = {f"{finding['host']}/{finding['id']}" for finding in found}
+            # What follows from the very finding that this step cures is not in its way.
+            others = [finding for finding in findings if finding["cause"] not in mine]
+            one.refused = _forbidden(step, one, due, others, fix, max_targets)
             due.append(one)
         mine = [one for one in due if one.step == step["id"] and not one.refused]
         if len(mine) > max_hosts:
