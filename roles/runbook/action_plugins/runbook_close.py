@@ -28,6 +28,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         looks = seen(task_vars, "__runbook_prove", "__runbook_open")
         for one in rank({host: look["runbook"]["findings"] for host, look in looks.items()}, checks):
             if one["host"] == here:
-                ranks[f"{one['id']} {one['subject']}"] = {"cause": one["cause"], "rank": one["rank"]}
+                # What the first look named a cause stays one, although the last no longer shows it.
+                ranks.setdefault(f"{one['id']} {one['subject']}", {"cause": one["cause"], "rank": one["rank"]})
         given["ranks"] = ranks
         return result | self._execute_module(module_name="runbook_close", module_args=given, task_vars=task_vars)
