@@ -42,6 +42,7 @@ class Commands(click.Group):
 
     ELSEWHERE: ClassVar[dict[str, str]] = {
         "identify": "identify:command",
+        "listen": "listen:command",
     }
 
     def _elsewhere(self) -> dict[str, str]:
