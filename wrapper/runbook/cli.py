@@ -43,6 +43,8 @@ class Commands(click.Group):
     ELSEWHERE: ClassVar[dict[str, str]] = {
         "identify": "identify:command",
         "listen": "listen:command",
+        "note": "notes:command",
+        "runs postmortem": "postmortem:command",
     }
 
     def _elsewhere(self) -> dict[str, str]:
@@ -253,12 +255,9 @@ def runs_report(run_id: str, form: str, output: Path | None) -> int:
     if output is None:
         click.echo(text, nl=False)
         return 0
-    try:
-        output.write_text(text)
-    except OSError as error:
-        said = f"{output} cannot be written: {error.strerror}"
-        raise errors.BadInput(said, "Name another file with -o.") from error
-    click.echo(f"Report: {output.absolute()}", err=True)
+    from runbook.files import write_output
+
+    write_output(output, text, "Report")
     return 0
 
 

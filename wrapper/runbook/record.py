@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import json
 import os
@@ -10,7 +11,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -352,6 +353,21 @@ class Store:
             return Record.of(self.read(found[0]))
         except SchemaError as error:
             raise BadInput(f"The record {self.folder(found[0]) / 'run.json'} is damaged: {error}") from error
+
+    def amend(self, name: str, change: Callable[[Record], object]) -> Record:
+        """Given an id, prefix or `last`, change a record that is there, one writer at a time, and return it.
+
+        Raise BadInput while its run is still at work: that writes the record itself.
+        """
+        record = self.load(name)
+        with (self.folder(record.id) / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            record = self.load(record.id)
+            if not record.finished and record.who.alive() and record.who.pid != os.getpid():
+                raise BadInput(f"Run {record.id} is still at work.", "Wait until it has ended, then note it.")
+            change(record)
+            self.save(record)
+        return record
 
     def recover(self) -> list[Record]:
         """Mark runs whose owner is gone as interrupted, and return them."""
