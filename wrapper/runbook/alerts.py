@@ -273,8 +273,8 @@ def from_alertmanager(address: str) -> list[Alert]:
     Raise BadInput when the address or the answer is none, AskError when there is no answer.
     """
     import http.client  # noqa: PLC0415  slow to import, and only this function needs it
-    import urllib.error  # noqa: PLC0415  likewise
-    import urllib.request  # noqa: PLC0415  likewise
+    import urllib.error  # noqa: PLC0415  for the same reason
+    import urllib.request  # noqa: PLC0415  for the same reason
 
     shown = clean(address, 200)
     if not re.fullmatch(r"https?://[!-~]+", address):

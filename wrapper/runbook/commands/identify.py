@@ -87,7 +87,7 @@ def _show(answers: list[Answer], lines: list[str], told: str) -> None:
 
 
 def _rows(answer: Answer, line: str) -> list[Text]:
-    from runbook.render import plain, styled  # noqa: PLC0415  likewise
+    from runbook.render import plain, styled  # noqa: PLC0415  for the same reason
 
     def row(name: str, text: str, style: str = "") -> Text:
         return plain(f"  {name:<9} ").append_text(plain(text, style))

@@ -34,7 +34,7 @@ def command(ctx: click.Context, file: Path, check: bool) -> int:
 
     Diagnoses only, unless a route says `fix: change`. Nothing destructive is ever carried out.
     """
-    from runbook.listen import settings  # noqa: PLC0415  start-up time
+    from runbook.listen import settings  # noqa: PLC0415  start-up time matters
 
     project = current_project(ctx)
     loaded = settings.load(file, project)
@@ -46,11 +46,11 @@ def command(ctx: click.Context, file: Path, check: bool) -> int:
 
 def _serve(project: Project, loaded: Loaded) -> int:
     try:
-        from runbook.listen import app  # noqa: PLC0415  optional
+        from runbook.listen import app  # noqa: PLC0415  an optional library
     except ImportError as error:
         raise BadInput(f"The listener needs {error.name}, which is not installed.", f"Install it: {_EXTRA}") from error
-    from runbook.listen import hooks, queue, work  # noqa: PLC0415  start-up time
-    from runbook.listen.clock import Clock  # noqa: PLC0415  likewise
+    from runbook.listen import hooks, queue, work  # noqa: PLC0415  start-up time matters
+    from runbook.listen.clock import Clock  # noqa: PLC0415  for the same reason
 
     mine = loaded.settings
     if mine.tls is None and not _loopback(mine.address):
