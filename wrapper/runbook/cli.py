@@ -41,6 +41,7 @@ class Commands(click.Group):
     """Commands that live in a file of their own are imported when they are called: `group name` -> `file:object`."""
 
     ELSEWHERE: ClassVar[dict[str, str]] = {
+        "escalate": "escalate:command",
         "identify": "identify:command",
         "listen": "listen:command",
         "note": "notes:command",
@@ -159,6 +160,7 @@ def _describe(option: Any) -> str:
     help="Carry out the remedies that the findings call for: safe ones, or with `destructive` confirmed ones too.",
 )  # fmt: skip
 @click.option("--confirm", multiple=True, metavar="TOKEN", help="Confirms a destructive plan; a diagnosis prints it.")
+@click.option("--quiet-escalation", is_flag=True, help="Tell nobody, whatever the run finds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the finished record as JSON.")
 @click.option("--jsonl", is_flag=True, help="Print events as they happen, one JSON object a line.")
 @click.option("-v", "--verbose", count=True, help="Show every task; twice and more: Ansible's own verbosity.")
@@ -172,7 +174,7 @@ def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked
 
         return Terminal(jsonl, as_json, verbose)
 
-    asked["fix"] = asked["fix"] or ""
+    asked["fix"], untold = asked["fix"] or "", asked.pop("quiet_escalation")
     if alert := asked.pop("alert"):
         from runbook.alerts import load
 
@@ -188,6 +190,10 @@ def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked
             request, looked = ask_first(project, store, request, terminal)
             click.echo(f"Record of the diagnosis: {looked}", err=True)
     record = execute(project, store, request, terminal)
+    if not untold:
+        from runbook.escalation import after_run
+
+        after_run(project, store, record, lambda text: click.echo(text, err=True))
     click.echo(f"Record: {store.folder(record.id) / 'run.json'}", err=True)
     return record.exit_code or 0
 

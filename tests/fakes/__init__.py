@@ -1,0 +1,1 @@
+"""Stand-ins for what is outside; they keep what they are sent."""
