@@ -43,6 +43,7 @@ class Commands(click.Group):
     ELSEWHERE: ClassVar[dict[str, str]] = {
         "escalate": "escalate:command",
         "identify": "identify:command",
+        "lease": "leases:commands",
         "listen": "listen:command",
         "note": "notes:command",
         "runs postmortem": "postmortem:command",

@@ -33,7 +33,7 @@ def ask_first(
     The second value is the record of that diagnosis. What is not agreed to is not carried out; safe remedies are.
     """
     looked = execute(project, store, replace(request, fix="", confirm=()), open_observer)
-    tokens = tuple(remedy.token for remedy in looked.plan if remedy.token and _agreed(remedy))
+    tokens = tuple(remedy.confirmation for remedy in looked.plan if remedy.confirmation and _agreed(remedy))
     fix = "destructive" if tokens else "change"
     return replace(request, fix=fix, confirm=tokens), store.folder(looked.id)
 

@@ -157,7 +157,7 @@ class Collector:
         record.findings = _merge(record.findings, self._models(Finding, found.get("findings"), host), host, final)
         record.actions = _merge(record.actions, self._models(Action, found.get("actions"), host), host, final)
         if "plan" in found:
-            record.plan, record.token = self._models(Remedy, found["plan"], host), str(found.get("token") or "")
+            record.plan, record.confirmation = self._models(Remedy, found["plan"], host), str(found.get("confirmation") or "")
         if isinstance(found.get("facts"), dict):
             record.facts.setdefault(host, {}).update(found["facts"])
         if found.get("evidence_dir"):
@@ -205,11 +205,11 @@ def _abridged(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(kept: list[Any], new: list[Any], host: str, final: bool) -> list[Any]:
-    """Add findings or actions to those of earlier tasks; a host's final list replaces them."""
-    if final:
-        mine = {item.host for item in new} | {host}
-        return [item for item in kept if item.host not in mine] + new
-    return list({item.key: item for item in [*kept, *new]}.values())
+    """Add findings or actions to those of earlier tasks; a host's final list replaces them, in the order they came."""
+    fresh = {item.key: item for item in new}
+    mine = {item.host for item in new} | {host} if final else set()
+    merged = {item.key: fresh.get(item.key, item) for item in kept if item.host not in mine or item.key in fresh}
+    return list((merged | fresh).values())
 
 
 def _payload(result: dict[str, Any]) -> dict[str, Any]:

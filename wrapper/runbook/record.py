@@ -193,7 +193,7 @@ class Remedy:
     targets: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     refused: str = ""  # why a guard forbids it; empty where none does
-    token: str = ""  # what --confirm takes for this destructive remedy alone
+    confirmation: str = ""  # what --confirm takes for this destructive remedy alone
 
 
 @dataclass
@@ -238,7 +238,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     fix: str = ""  # which kinds of remedies were allowed: nothing, change, destructive
     plan: list[Remedy] = field(default_factory=list)
-    token: str = ""  # what --confirm takes to have the destructive part of the plan carried out
+    confirmation: str = ""  # what --confirm takes to have the destructive part of the plan carried out
     alerts: list[AlertRef] = field(default_factory=list)
     silence: str = ""
     resumes: str = ""  # the run this one goes on with

@@ -293,8 +293,8 @@ def _fixes(record: Record) -> list[str]:
     found = []
     if any(remedy.kind == "change" for remedy in waiting):
         found.append(f"{again(record)} --fix")
-    if record.token and (record.fix != "destructive" or record.state == "refused"):
-        found.append(f"{again(record)} --fix destructive --confirm {record.token}")
+    if record.confirmation and (record.fix != "destructive" or record.state == "refused"):
+        found.append(f"{again(record)} --fix destructive --confirm {record.confirmation}")
     return found
 
 

@@ -24,7 +24,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         given = dict(self._task.args)
         checks = given["checks"]
         here = task_vars["inventory_hostname"]
-        ranks = dict((task_vars.get("__runbook_plan") or {}).get("ranks") or {})
+        plan = task_vars.get("__runbook_plan") or {}
+        if self._task.check_mode and plan.get("runbook"):
+            given["steps"] = [*given["steps"], {"findings": [], "actions": plan["runbook"].get("actions") or []}]
+        ranks = dict(plan.get("ranks") or {})
         looks = seen(task_vars, "__runbook_prove", "__runbook_open")
         for one in rank({host: look["runbook"]["findings"] for host, look in looks.items()}, checks):
             if one["host"] == here:

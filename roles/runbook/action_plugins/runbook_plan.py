@@ -60,14 +60,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "changed": False,
             "due": allowed,
             "ranks": {f"{one['id']} {one['subject']}": {"cause": one["cause"], "rank": one["rank"]} for one in own},
-            "runbook": report(own, planned, **self._shown(runbook["slug"], due, now, shown["token"])),
+            "runbook": report(own, planned, **self._shown(runbook["slug"], due, now, shown["confirmation"])),
         }
 
     @staticmethod
     def _shown(slug: str, due: list[remedies.Due], now: float, token: str | None = None) -> dict[str, Any]:
         wanted = remedies.confirmable(due)
-        plan = [{**one.shown(), "token": remedies.make_token(slug, [one], now) if one in wanted else ""} for one in due]
-        return {"plan": plan, "token": remedies.make_token(slug, wanted, now) if token is None else token}
+        plan = [{**one.shown(), "confirmation": remedies.make_token(slug, [one], now) if one in wanted else ""} for one in due]
+        return {"plan": plan, "confirmation": remedies.make_token(slug, wanted, now) if token is None else token}
 
     @staticmethod
     def _unconfirmed(slug: str, due: list[remedies.Due], fix: str, tokens: list[str], now: float) -> str:
