@@ -179,7 +179,7 @@ class World:
         done = {"step": "vacuum", "subject": "t", "result": "done"}
         kept = {name: value for name, value in run.items() if name != "owner"}
         return {
-            **kept, "host": "db1", "before": [finding, {**finding, "id": "cured"}], "after": [finding], "evidence_dir": "/e",
+            **kept, "host": "db1", "ranks": {"x ": {"cause": "root", "rank": 3}}, "before": [finding, {**finding, "id": "cured"}], "after": [finding], "evidence_dir": "/e",
             "steps": [{"findings": [{**finding, "id": "told"}], "actions": [done]}], "failed": True,
             "facts": [{"tables": [{"name": "t", "bytes": 9}]}, {"tables": [{"name": "t", "bytes": 5}]}],
             "accepted": [{"id": "x", "reason": "known"}],
@@ -307,7 +307,7 @@ def test_components_are_read_and_changed(world: World) -> None:
     assert changed == {"status": False, "restart in check mode": True, "start": False, "restart": True}
     assert world.results["status"]["status"]["before"]["state"] == "running"
     acts = [line for line in world.path("calls").read_text().splitlines() if "[show]" not in line]
-    assert acts == ["tool [restart] [app]"], "check mode acts on nothing, and what runs is not started"
+    assert acts == ["tool [reset-failed] [app]", "tool [restart] [app]"], "check mode acts on nothing, and what runs is not started"
     assert world.outcome("odd manager")[0] and "manager is 'upstart'" in world.results["odd manager"]["msg"]
 
 
@@ -358,6 +358,8 @@ def test_close_sums_up_and_gives_the_leases_back(world: World) -> None:
     assert list(world.path("state/leases").glob("*.json")) == []
     last = json.loads(world.path("state/last/a-book.json").read_text())
     assert (last["run_id"], last["failed"], last["open_findings"]) == ("one", True, 1)
+    assert [(f["id"], f.get("cause")) for f in last["findings"]] == [("x", "root"), ("cured", None), ("told", None)]
+    assert last["actions"] == [{"step": "vacuum", "subject": "t", "result": "done"}]
 
 
 def test_no_module_warns_or_breaks_down(world: World) -> None:

@@ -150,7 +150,8 @@ def test_compose_without_such_a_service(tools: Tools) -> None:
 )
 def test_supervisor_states(tools: Tools, answer: str, rc: int, state: str) -> None:
     tools.answer("supervisorctl", answer, rc=rc)
-    assert Component("app", SUPERVISOR).status() == Status(state, answer.strip())
+    since = "pid 17" if state == "running" else ""
+    assert Component("app", SUPERVISOR).status() == Status(state, answer.strip(), since=since)
     assert tools.calls() == ["supervisorctl [-c] [/srv/supervisord.conf] [status] [app]"]
 
 
@@ -173,9 +174,9 @@ def test_a_manager_that_does_not_answer_is_told_apart_from_a_stopped_component(
 
 VERB_LINES = {
     "systemd": {
-        "started": "systemctl [start] [tracker.service]",
+        "started": "systemctl [reset-failed] [tracker.service]\nsystemctl [start] [tracker.service]",
         "stopped": "systemctl [stop] [tracker.service]",
-        "restarted": "systemctl [restart] [tracker.service]",
+        "restarted": "systemctl [reset-failed] [tracker.service]\nsystemctl [restart] [tracker.service]",
         "reloaded": "systemctl [reload] [tracker.service]",
     },
     "compose": {
@@ -198,7 +199,7 @@ VERB_LINES = {
 def test_verbs(tools: Tools, description: dict[str, Any], state: str) -> None:
     component = Component("app", description)
     component.ensure(state)
-    assert tools.calls() == [VERB_LINES[description["manager"]][state]]
+    assert tools.calls() == VERB_LINES[description["manager"]][state].splitlines()
     tools.answer(component.command("x")[0], "", "it would not\n", 5)
     with pytest.raises(
         ComponentError,
@@ -229,7 +230,7 @@ def test_another_command_in_the_managers_place(tools: Tools, description: dict[s
 
 def test_the_unit_is_named_like_the_component_unless_told(tools: Tools) -> None:
     Component("app", {"manager": "systemd"}).ensure("started")
-    assert tools.calls() == ["systemctl [start] [app]"]
+    assert tools.calls() == ["systemctl [reset-failed] [app]", "systemctl [start] [app]"]
 
 
 @pytest.mark.parametrize("manager", [None, "upstart", ""])

@@ -349,12 +349,15 @@ def test_an_address_that_is_none_or_would_go_in_clear_is_refused(url: str) -> No
     assert send(url) == "its address is not valid"
 
 
-def test_nothing_of_an_address_is_logged_or_shown(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_of_an_address_is_logged_or_shown(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     with PagerDuty() as duty:
         duty.answers = [500]
         send(f"json://user:jsoncanary0003@127.0.0.1:{duty.port}/jsonpathcanary0004")
     send("mailto://mailcanary0005:mailpasswordcanary@127.0.0.1:1?to=x@example.com&from=y@example.com")
     assert "canary" not in "".join(capfd.readouterr())
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ class Commands(click.Group):
         "listen": "listen:command",
         "note": "notes:command",
         "runs postmortem": "postmortem:command",
+        "runs resume": "resume:command",
     }
 
     def _elsewhere(self) -> dict[str, str]:
@@ -161,6 +162,7 @@ def _describe(option: Any) -> str:
     help="Carry out the remedies that the findings call for: safe ones, or with `destructive` confirmed ones too.",
 )  # fmt: skip
 @click.option("--confirm", multiple=True, metavar="TOKEN", help="Confirms a destructive plan; a diagnosis prints it.")
+@click.option("--sign", "answers", multiple=True, metavar="STEP=ANSWER", help="What was done about a manual step.")
 @click.option("--quiet-escalation", is_flag=True, help="Tell nobody, whatever the run finds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the finished record as JSON.")
 @click.option("--jsonl", is_flag=True, help="Print events as they happen, one JSON object a line.")
@@ -168,7 +170,8 @@ def _describe(option: Any) -> str:
 @click.pass_context
 def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked: Any) -> int:
     """Carry out a runbook. `runbook run RUNBOOK --help` lists its inputs."""
-    from runbook.runs import Observer, Request, execute
+    from runbook.flow import carry_out
+    from runbook.runs import Observer, Request
 
     def terminal() -> Observer:
         from runbook.render import Terminal
@@ -182,21 +185,7 @@ def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked
         asked["alerts"] = tuple(found.ref() for found in load(alert))
     request = Request(verbosity=max(verbose - 1, int(asked["diff"] and verbose > 1)), **asked)
     project, store = current_project(ctx), open_records(ready=True)
-    if request.fix or request.confirm:
-        from runbook.catalog import Catalog
-        from runbook.confirm import ask_first, refuse_nonsense
-
-        refuse_nonsense(Catalog(project).get(request.slug), request)
-        if request.fix == "destructive" and not (request.confirm or request.check) and sys.stdin.isatty():
-            request, looked = ask_first(project, store, request, terminal)
-            click.echo(f"Record of the diagnosis: {looked}", err=True)
-    record = execute(project, store, request, terminal)
-    if not untold:
-        from runbook.escalation import after_run
-
-        after_run(project, store, record, lambda text: click.echo(text, err=True))
-    click.echo(f"Record: {store.folder(record.id) / 'run.json'}", err=True)
-    return record.exit_code or 0
+    return carry_out(project, store, request, terminal, untold)
 
 
 @cli.group(cls=Commands)

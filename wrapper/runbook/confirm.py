@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from runbook.catalog import Runbook
+from runbook.catalog import Catalog, Runbook
 from runbook.errors import BadInput
+from runbook.manual import ask_manual, given_answers, prompt
 from runbook.project import Project
-from runbook.record import Remedy, Store
+from runbook.record import Remedy, Store, Who, now
 from runbook.redact import shared
 from runbook.runs import Observer, Request, execute
 
@@ -25,6 +27,22 @@ def refuse_nonsense(runbook: Runbook, request: Request) -> None:
         raise BadInput("--confirm is given without --fix destructive.", "Add it, or leave the token out.")
 
 
+def before_fix(project: Project, store: Store, request: Request, open_observer: Callable[[], Observer]) -> Request:
+    """Given a request that may act, refuse what makes no sense, ask what has to be asked, and return what to carry out."""
+    runbook = Catalog(project).get(request.slug)
+    refuse_nonsense(runbook, request)
+    person = sys.stdin.isatty() and not request.check
+    answers = given_answers(runbook, request.answers)
+    if request.fix and not request.check:
+        me = Who.me()
+        signed = ask_manual(runbook, answers, f"{me.user}@{me.host}", now, prompt if person else None)
+        request = replace(request, signed=tuple(signed))
+    if request.fix == "destructive" and person and not request.confirm:
+        request, looked = ask_first(project, store, request, open_observer)
+        click.echo(f"Record of the diagnosis: {looked}", err=True)
+    return request
+
+
 def ask_first(
     project: Project, store: Store, request: Request, open_observer: Callable[[], Observer]
 ) -> tuple[Request, Path | None]:
@@ -32,7 +50,7 @@ def ask_first(
 
     The second value is the record of that diagnosis. What is not agreed to is not carried out; safe remedies are.
     """
-    looked = execute(project, store, replace(request, fix="", confirm=()), open_observer)
+    looked = execute(project, store, replace(request, fix="", confirm=(), signed=()), open_observer)
     tokens = tuple(remedy.confirmation for remedy in looked.plan if remedy.confirmation and _agreed(remedy))
     fix = "destructive" if tokens else "change"
     return replace(request, fix=fix, confirm=tokens), store.folder(looked.id)

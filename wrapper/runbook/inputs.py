@@ -17,7 +17,7 @@ from runbook.schema import SchemaError, build
 Kind = Literal["str", "int", "float", "bool", "list", "dict", "path", "raw", "bits", "bytes", "json", "jsonarg"]
 # A user who could set these could sign with another name, or break another run's lease.
 SET_BY_RUN = ("runbook_run_id", "runbook_owner", "runbook_reason", "runbook_ticket", "runbook_dead_runs",
-              "runbook_fix", "runbook_confirm")  # fmt: skip
+              "runbook_fix", "runbook_confirm", "runbook_resume_from")  # fmt: skip
 _TRUE, _FALSE = ("true", "yes", "on", "1", "y", "t"), ("false", "no", "off", "0", "n", "f")
 _WORDS = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
 

@@ -19,7 +19,7 @@ from runbook.catalog import Catalog
 from runbook.errors import BadInput, ExitCode, RunbookError
 from runbook.events import Collector, Tally, Verdict, phases, verdict
 from runbook.project import Project, revision
-from runbook.record import AlertRef, Journal, Record, Source, StepRun, Store, now, versions
+from runbook.record import AlertRef, Journal, Record, Signed, Source, StepRun, Store, now, versions
 from runbook.redact import shared
 from runbook.runner import Job, Play, make_private, sweep_private
 
@@ -42,6 +42,10 @@ class Request:
     verbosity: int = 0
     fix: str = ""
     confirm: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    signed: tuple[Signed, ...] = ()
+    resumes: str = ""
+    resume_from: str = ""
     alerts: tuple[AlertRef, ...] = ()
 
 
@@ -123,10 +127,12 @@ def plan(project: Project, request: Request, dead_runs: list[str]) -> tuple[Reco
         project=Source(root=str(project.root)),
         steps=phases(runbook),
         fix=request.fix,
+        manual=list(request.signed),
+        resumes=request.resumes,
         alerts=list(request.alerts),
     )
     by_run = (record.id, record.owner, request.reason, request.ticket, dead_runs,
-              request.fix, list(request.confirm))  # fmt: skip
+              request.fix, list(request.confirm), request.resume_from)  # fmt: skip
     job = Job(
         run_id=record.id, project=project, playbook=playbook, inventory=paths, limit=request.limit,
         extra_vars=dict(zip(inputs.SET_BY_RUN, by_run, strict=True)) | values,

@@ -66,7 +66,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     @staticmethod
     def _shown(slug: str, due: list[remedies.Due], now: float, token: str | None = None) -> dict[str, Any]:
         wanted = remedies.confirmable(due)
-        plan = [{**one.shown(), "confirmation": remedies.make_token(slug, [one], now) if one in wanted else ""} for one in due]
+        plan = [
+            {**one.shown(), "confirmation": remedies.make_token(slug, [one], now) if one in wanted else ""}
+            for one in due
+        ]
         return {"plan": plan, "confirmation": remedies.make_token(slug, wanted, now) if token is None else token}
 
     @staticmethod

@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 class ActionModule(ActionBase):  # type: ignore[misc]
     """A step file says which step; the plan of the run says whether, and with what.
 
-    A remedy that the plan does not hold for this host is skipped without a round trip. One whose finding was to be
+    A remedy that the plan does not hold for this host is skipped without a round trip, and check mode needs none. One whose finding was to be
     cured by an earlier remedy that failed, on whatever host, is refused: it would act in vain.
     """
 
@@ -22,8 +22,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         name = str(self._task.args["step"])
         due = self._template(task_vars, "__runbook_plan", {}).get("due") or {}
-        if name not in due:
+        if name not in due or name not in self._template(task_vars, "__runbook_remaining", [name]):
             return result | {"changed": False, "skipped": True}
+        if self._task.check_mode:
+            return result | {"changed": True}
         planned = due[name]
         arguments = self._template(task_vars, "__runbook_remedy_arguments", {})
         runbook = self._template(task_vars, "__runbook", {})

@@ -115,7 +115,7 @@ def main() -> None:
             "ended_at": now.isoformat(timespec="seconds"),
             "failed": given["failed"],
             "findings": [{key: f[key] for key in KEPT if key in f} for f in findings],
-            "actions": [{key: a[key] for key in ("step", "subject", "result", "detail")} for a in actions],
+            "actions": [{key: a[key] for key in ("step", "subject", "result", "detail") if key in a} for a in actions],
             "open_findings": sum(f["state"] == "open" and f["severity"] != "info" for f in findings),
         }
         try:

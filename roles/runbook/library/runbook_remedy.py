@@ -82,8 +82,10 @@ def main() -> None:
             "restart_wait_seconds": {"type": "float", "default": 60},
             "patience_seconds": {"type": "float", "default": 15},
         },
-        supports_check_mode=False,
+        supports_check_mode=True,
     )
+    if module.check_mode:
+        module.exit_json(changed=True, cured=False, runbook=report())
     given = module.params
     state_dir = Path(given["state_dir"])
     order = Order(
