@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fakes.services import Mail, PagerDuty, Slack
 
-from .conftest import Done, Runbook, until
+from .conftest import REPO, Done, Runbook, until
 
 CANARIES = ("pagerdutycanary", "slackcanary", "evidencecanary")
 
@@ -191,6 +191,29 @@ def test_a_policy_that_cannot_be_read_is_noted(office: Office) -> None:
     assert done.code == 1
     assert "tracker_escalation is wrong" in done.err
     assert "tracker_escalation is wrong" in office.runbook.record["notes"][-1]
+
+
+@pytest.mark.parametrize(
+    ("rung", "told"),
+    [
+        ({"to": "oncal"}, 'names "oncal", which is no contact (did you mean oncall?)'),
+        ({"to": "oncall", "after_minutes": "soon"}, 'after_minutes is "soon", no number'),
+    ],
+)  # fmt: skip
+def test_a_policy_that_does_not_hold_is_refused_before_the_host_is_looked_at(
+    office: Office, rung: dict[str, Any], told: str
+) -> None:
+    office.rungs = [rung]
+    hosts = json.loads(office.inventory().read_text())["all"]
+    state = office.runbook.root / "on-the-host"
+    hosts["vars"] |= {"runbook_state_dir": str(state), "tracker_become": False, "tracker_parts": ["app"]}
+    path = office.runbook.root / "real.yml"
+    path.write_text(json.dumps({"all": {"vars": hosts["vars"], "children": {"app": {"hosts": hosts["hosts"]}}}}))
+    done = office.runbook("run", "service-down", "-i", str(path), "--fix", RUNBOOK_PROJECT=str(REPO))
+    assert (done.code, told in done.err) == (5, True), done.err
+    assert (office.runbook.record["state"], office.runbook.record["exit_code"]) == ("refused", 5)
+    assert not state.exists()
+    assert office.duty.events == []
 
 
 def test_no_secret_is_written_printed_or_sent(office: Office) -> None:

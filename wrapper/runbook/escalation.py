@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
@@ -82,6 +83,12 @@ class Rung:
     labels: dict[str, str | list[str]] = field(default_factory=dict)
     why: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("to names nobody")
+        if not (math.isfinite(self.after_minutes) and self.after_minutes >= 0):
+            raise ValueError(f"after_minutes is {self.after_minutes}, no number of minutes from 0 on")
+
     @property
     def names(self) -> list[str]:
         return [self.to] if isinstance(self.to, str) else self.to
@@ -99,8 +106,15 @@ class Rung:
 
 @dataclass(frozen=True)
 class Policy:
+    """Who is told; roles/runbook/module_utils/runbook_policy.py has the same rules, for the start of a run."""
+
     contacts: dict[str, Contact] = field(default_factory=dict)
     rungs: list[Rung] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in [name for rung in self.rungs for name in rung.names]:
+            if name not in self.contacts:
+                raise ValueError(f"a rung names {name!r}; the contacts are {', '.join(self.contacts) or 'nobody'}")
 
 
 @dataclass(frozen=True)
@@ -194,19 +208,23 @@ def read_policy(project: Project, paths: list[Path], limit: str | None) -> Polic
     if result is None:
         told = shared().clean(answer.end.message or "no host was found")
         raise RunbookError(f"Who is to be told cannot be read from the inventory: {told}", answer.end.remedy)
-    said = result["msg"]
-    contacts = said["contacts"]
-    try:
-        contacts = json.loads(contacts) if isinstance(contacts, str) else contacts
-        policy = build(Policy, {"contacts": contacts, "rungs": said["rungs"]})
-    except (SchemaError, ValueError) as error:
-        told = shared().clean(str(error)) if isinstance(error, SchemaError) else "it is no mapping"
-        raise RunbookError(
-            f"tracker_contacts or tracker_escalation is wrong: {told}", "Correct the inventory."
-        ) from None
+    policy = policy_of(result["msg"]["contacts"], result["msg"]["rungs"])
     for contact in policy.contacts.values():
         shared().learn(secrets_of(contact.url))
     return policy
+
+
+def policy_of(contacts: Any, rungs: Any) -> Policy:
+    """Given what the inventory says, return the policy. Raise RunbookError that shows no address."""
+    try:
+        contacts = json.loads(contacts) if isinstance(contacts, str) else contacts
+        return build(Policy, {"contacts": contacts, "rungs": rungs})
+    except (SchemaError, ValueError) as error:
+        told = shared().clean(str(error)) if isinstance(error, SchemaError) else "it is no mapping"
+        told = re.sub(r"\S+://\S+", "what looks like an address", told)
+        raise RunbookError(
+            f"tracker_contacts or tracker_escalation is wrong: {told}", "Correct the inventory."
+        ) from None
 
 
 def secrets_of(url: str) -> list[str]:
