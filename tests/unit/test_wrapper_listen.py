@@ -875,6 +875,23 @@ def test_a_configuration_that_does_not_hold_is_refused(tmp_path: Path, token: st
     assert caught.value.remedy and token not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("people", "told"),
+    [
+        ({"tracker_escalation": [{"to": "nobody"}]}, "a rung names 'nobody'"),
+        ({"tracker_escalation": [{"to": "a", "severities": ["bad"]}], "tracker_contacts": {"a": {}}}, "'bad' is none of"),
+        ({"tracker_contacts": {"a": {"url": "{{ lookup('ansible.builtin.file', '/nowhere') }}"}}}, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_people_who_cannot_be_told_are_found_at_the_start(
+    tmp_path: Path, token: str, people: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "people.yml").write_text(json.dumps({"all": {"vars": people, "hosts": {"here": {}}}}))
+    with pytest.raises(BadInput, match=r"listen\.yml: ") as caught:
+        load(tmp_path, inventory=[str(tmp_path / "people.yml")])
+    assert told in str(caught.value) and caught.value.remedy
+
+
 @pytest.mark.parametrize("text", ["[", "- 1", "", "\x00"])
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "listen.yml").write_text(text)

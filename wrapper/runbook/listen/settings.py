@@ -13,7 +13,7 @@ import yaml
 from runbook import inventory
 from runbook.alerts import Alert
 from runbook.catalog import Catalog, load_yaml
-from runbook.errors import BadInput
+from runbook.errors import BadInput, RunbookError
 from runbook.identify import Router, fits_labels
 from runbook.project import Project
 from runbook.redact import shared
@@ -123,6 +123,7 @@ def load(path: Path, project: Project) -> Loaded:
         tokens = [_token(token) for token in settings.tokens]
         if settings.tls:
             _try_out(settings.tls)
+        _try_policy(project, paths)
     except BadInput as error:
         raise BadInput(f"{path}: {error}", error.remedy) from error
     return Loaded(checked, Routes(checked, router), paths, tokens)
@@ -160,6 +161,16 @@ def _try_out(tls: Tls) -> None:
     except OSError as error:
         said = f"The certificate {tls.certificate} and key {tls.key} cannot be used: {error.strerror or error}"
         raise BadInput(said, "Both have to be PEM files that belong together.") from error
+
+
+def _try_policy(project: Project, paths: list[str]) -> None:
+    """A listener whose alerts nobody could be told of must not be found out at night."""
+    from runbook.escalation import read_policy  # noqa: PLC0415  only a whole configuration is worth asking Ansible
+
+    try:
+        read_policy(project, [Path(path) for path in paths], None)
+    except RunbookError as error:
+        raise BadInput(str(error), error.remedy or "Correct the inventory.") from error
 
 
 def _token(token: Token) -> str:
