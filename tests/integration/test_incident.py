@@ -44,6 +44,11 @@ RUNBOOK: dict[str, Any] = {
          "acts": [{"command": "touch $HERE/up && echo started >> $HERE/starts"}], "verify": ["app-up"], "within_seconds": 1},
     ],
 }  # fmt: skip
+MANUAL = {"id": "call-owner", "kind": "manual", "does": "Call the owner of the door"}
+LOOK = """- name: start-app | Look for what is broken
+  ansible.builtin.command: test ! -e {{ door_here }}/broken
+  changed_when: false
+"""
 STEP = "---\n- name: {id} | Carry it out\n  runbook_remedy:\n    step: {id}\n  register: __door_step_{name}\n"
 MAIN = """---
 - name: End here if nothing may be done
@@ -80,12 +85,17 @@ class Deployment:
         # A link would lead the frame to the roles beside its target.
         shutil.copytree(REPO / "roles" / "runbook", self.project / "roles" / "runbook")
         shutil.copy(REPO / "ansible.cfg", self.project)
-        (role / "meta" / "runbook.yml").write_text(yaml.safe_dump(RUNBOOK, sort_keys=False))
+        (role / "meta" / "runbook.yml").write_text(
+            yaml.safe_dump({**RUNBOOK, "steps": [MANUAL, *RUNBOOK["steps"]]}, sort_keys=False)
+        )
         (role / "tasks" / "check.yml").write_text("---\n[]\n")
         main = MAIN
         for step in RUNBOOK["steps"]:
             name = step["id"].replace("-", "_")
-            (role / "tasks" / f"{step['id']}.yml").write_text(STEP.format(id=step["id"], name=name))
+            text = STEP.format(id=step["id"], name=name)
+            if step["id"] == "start-app":
+                text = text.replace("---\n", f"---\n{LOOK}\n", 1)
+            (role / "tasks" / f"{step['id']}.yml").write_text(text)
             main += f"- name: {step['does']}\n  ansible.builtin.import_tasks: {step['id']}.yml\n"
         (role / "tasks" / "main.yml").write_text(main)
         (self.project / "playbooks" / "door.yml").write_text(PLAYBOOK)
@@ -250,7 +260,78 @@ def on_a_terminal(three: Deployment, answers: str, *arguments: str) -> tuple[int
     return process.returncode, out
 
 
-@pytest.mark.parametrize(("typed", "gone"), [("db1\n", True), ("yes\n", False), ("\n", False)])
+def signed(document: Any) -> list[tuple[str, str]]:
+    for one in document["manual"]:
+        assert one["does"] == MANUAL["does"] and bool(one["who"]) == bool(one["answered"]) == bool(one["answer"])
+        assert one["asked"] <= (one["answered"] or one["asked"])
+    return [(one["step"], one["answer"]) for one in document["manual"]]
+
+
+def test_a_manual_step_is_signed_beforehand_or_stays_unsigned(three: Deployment) -> None:
+    three.down("app1")
+    assert signed(three.document()) == [], "a diagnosis asks for nothing"
+    assert signed(three.document("--fix")) == [("call-owner", "")]
+    assert "nobody said that it was done" in three.command("runs", "report", "last").out
+    assert signed(three.document("--fix", "--sign", "call-owner=Ann knows")) == [("call-owner", "Ann knows")]
+    assert "Ann knows" in three.command("runs", "report", "last", "--html").out
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        ("call-owner=abort", 3, "call-owner was aborted"),
+        ("call-owner=", 5, "STEP=ANSWER"),
+        ("start-app=done", 5, "Manual steps: call-owner"),
+        ("nonsense", 5, "STEP=ANSWER"),
+    ],
+)
+def test_an_aborted_or_wrongly_signed_manual_step_ends_the_run_before_it_acts(
+    three: Deployment, answer: str, code: int, words: str
+) -> None:
+    three.down("app1")
+    result = three.run("--fix", "--sign", answer)
+    assert result.code == code and words in result.err
+    assert not three.is_up("app1")
+
+
+@pytest.mark.parametrize(("typed", "up"), [("called her\n", True), ("abort\n", False)])
+def test_on_a_terminal_a_manual_step_is_asked_for(three: Deployment, typed: str, up: bool) -> None:
+    three.down("app1")
+    code, out = on_a_terminal(three, typed, "--fix")
+    assert "Call the owner of the door" in out and code == (0 if up else 3), out
+    assert three.is_up("app1") is up
+    if up:
+        assert signed(json.loads(three.command("runs", "show", "last", "--json").out)) == [("call-owner", "called her")]
+
+
+def test_a_run_is_resumed_at_the_step_that_failed(three: Deployment) -> None:
+    three.down("db1", "app1")
+    (three.root / "app1" / "broken").touch()
+    failed = three.document("--fix", "--reason", "pager", "--sign", "call-owner=Ann knows")
+    assert failed["state"] == "failed" and done(failed) == [("db1", "start-db", "done")] and not three.is_up("app1")
+    (three.root / "app1" / "broken").unlink()
+    three.down("db1")
+    resume = ("runs", "resume", failed["id"], "--json")
+    blocked = three.command(*resume)
+    assert "at step start-app" in blocked.err
+    refused = planned(blocked.document)
+    assert "taken up again" in refused["db1/start-db"] and "The database is down" in refused["app1/start-app"]
+    assert not three.is_up("db1") and not three.is_up("app1"), "what comes before the failed step is not done again"
+    (three.root / "db1" / "up").touch()
+    resumed = three.command(*resume).document
+    assert resumed["exit_code"] == 0 and done(resumed) == [("app1", "start-app", "done")] and three.is_up("app1")
+    assert (resumed["resumes"], resumed["reason"], resumed["fix"]) == (failed["id"], "pager", "change")
+    assert signed(resumed) == [("call-owner", "Ann knows")], "what was signed needs no second signature"
+
+
+def test_what_needs_no_resuming_is_refused(three: Deployment) -> None:
+    document = three.document()
+    result = three.command("runs", "resume", document["id"])
+    assert result.code == 3 and "has succeeded" in result.err
+    assert three.command("runs", "resume", "01AAAAAAAAAAAAAAAAAAAAAAAA").code == 5
+
+
+@pytest.mark.parametrize(("typed", "gone"), [("done\ndb1\n", True), ("done\nyes\n", False), ("done\n\n", False)])
 def test_on_a_terminal_each_destructive_remedy_is_asked_for(three: Deployment, typed: str, gone: bool) -> None:
     blocker = three.root / "db1" / "blockers" / "41"
     blocker.touch()

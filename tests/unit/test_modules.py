@@ -179,7 +179,8 @@ class World:
         done = {"step": "vacuum", "subject": "t", "result": "done"}
         kept = {name: value for name, value in run.items() if name != "owner"}
         return {
-            **kept, "host": "db1", "ranks": {"x ": {"cause": "root", "rank": 3}}, "before": [finding, {**finding, "id": "cured"}], "after": [finding], "evidence_dir": "/e",
+            **kept, "host": "db1", "ranks": {"x ": {"cause": "root", "rank": 3}}, "before": [finding, {**finding, "id": "cured"}], "after": [finding],
+            "evidence_dir": "/e",
             "steps": [{"findings": [{**finding, "id": "told"}], "actions": [done]}], "failed": True,
             "facts": [{"tables": [{"name": "t", "bytes": 9}]}, {"tables": [{"name": "t", "bytes": 5}]}],
             "accepted": [{"id": "x", "reason": "known"}],

@@ -35,7 +35,7 @@ def before_fix(project: Project, store: Store, request: Request, open_observer: 
     answers = given_answers(runbook, request.answers)
     if request.fix and not request.check:
         me = Who.me()
-        signed = ask_manual(runbook, answers, f"{me.user}@{me.host}", now, prompt if person else None)
+        signed = ask_manual(runbook, answers, f"{me.user}@{me.host}", now, prompt if person else None, request.signed)
         request = replace(request, signed=tuple(signed))
     if request.fix == "destructive" and person and not request.confirm:
         request, looked = ask_first(project, store, request, open_observer)

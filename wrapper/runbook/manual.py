@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import click
@@ -34,16 +34,24 @@ def given_answers(runbook: Runbook, items: tuple[str, ...]) -> dict[str, str]:
 
 
 def ask_manual(
-    runbook: Runbook, answers: dict[str, str], who: str, clock: Callable[[], datetime], ask: Callable[[str], str] | None
+    runbook: Runbook,
+    answers: dict[str, str],
+    who: str,
+    clock: Callable[[], datetime],
+    ask: Callable[[str], str] | None,
+    before: Iterable[Signed] = (),
 ) -> list[Signed]:
-    """Go through a runbook's manual steps, and return what was said about each.
+    """Go through a runbook's manual steps, and return what was said about each; `before` is what was signed already.
 
     `ask` puts a question to a person; None where there is none: what is not signed beforehand stays unsigned then.
     Raise Aborted when the person says abort.
     """
-    signed = []
+    signed, kept = [], {one.step: one for one in before if one.answered}
     for step in runbook.steps:
         if step.kind != "manual":
+            continue
+        if step.id in kept and step.id not in answers:
+            signed.append(kept[step.id])
             continue
         entry = Signed(step.id, step.does, asked=clock())
         answer = answers.get(step.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -13,6 +13,7 @@ import yaml
 from runbook.catalog import Lesson, Runbook, load_runbook
 from runbook.docs import template
 from runbook.errors import BadInput
+from runbook.moments import Moment, alerts, people, time_of
 from runbook.project import Project
 from runbook.record import Finding, Record, Store
 from runbook.redact import shared
@@ -26,16 +27,6 @@ QUESTIONS = (
     "What slowed the detection or the recovery down?",
     "What will be changed so that it cannot happen again, by whom and until when?",
 )
-
-
-@dataclass
-class Moment:
-    """One line of the timeline; `what` is a word for its kind."""
-
-    at: datetime
-    what: str
-    text: str
-    run: str = ""
 
 
 @dataclass
@@ -63,7 +54,7 @@ def incident(records: list[Record], store: Store) -> Incident:
         told.timeline += _moments(record, store, seen)
     told.timeline.sort(key=lambda item: item.at)
     # The alerts' own start is the beginning; without one, the first look.
-    starts = [at for record in runs for alert in record.alerts if (at := _time(alert.starts_at))]
+    starts = [at for record in runs for alert in record.alerts if (at := time_of(alert.starts_at))]
     told.began = min(starts, default=runs[0].started)
     told.recovered = _recovered(runs)
     looks = [record.started for record in runs if record.started >= told.began]
@@ -74,14 +65,6 @@ def incident(records: list[Record], store: Store) -> Incident:
     told.roots = list(roots.values())
     told.open_findings = runs[-1].open_findings
     return told
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _recovered(runs: list[Record]) -> datetime | None:
@@ -95,27 +78,18 @@ def _recovered(runs: list[Record]) -> datetime | None:
 
 def _moments(record: Record, store: Store, seen: set[tuple[object, ...]]) -> Iterator[Moment]:
     """Yield what one run tells; `seen` holds what earlier ones told already."""
-    for alert in record.alerts:
-        key = ("alert", alert.fingerprint or alert.name, alert.starts_at)
-        if (at := _time(alert.starts_at)) and key not in seen:
+    for one in alerts(record):
+        key = ("alert", one.at, one.text)
+        if key not in seen:
             seen.add(key)
-            yield Moment(
-                at, "alert", f"{alert.name} fires: {alert.annotations.get('summary', '')}".rstrip(": "), record.id
-            )
+            yield one
     why = " ".join(filter(None, (record.reason, record.ticket)))
     mode = f" --fix {record.fix}" if record.fix else " (diagnosis)" if record.plan else ""
     yield Moment(
         record.started, "run", f"{record.owner} starts {record.runbook}{mode}{': ' + why if why else ''}", record.id
     )
     yield from _events(record, store, seen)
-    for note in record.said:
-        yield Moment(note.at, "note", f"{note.who}: {note.text}", record.id)
-    for signed in record.manual:
-        if signed.answered:
-            yield Moment(signed.answered, "manual", f"{signed.who}: {signed.does}: {signed.answer}", record.id)
-    for sent in record.escalated:
-        told = "reached" if sent.delivered else f"did not reach ({sent.error})"
-        yield Moment(sent.at, "escalation", f"{sent.event} {told} {sent.to}", record.id)
+    yield from people(record)
     if record.ended:
         count = len(record.open_findings)
         left = f", {counted(count, 'finding')} open" if count else ", nothing left open"
@@ -125,7 +99,7 @@ def _moments(record: Record, store: Store, seen: set[tuple[object, ...]]) -> Ite
 def _events(record: Record, store: Store, seen: set[tuple[object, ...]]) -> Iterator[Moment]:
     """Yield findings when they were first seen and actions when they were done, from the events of the run."""
     for line in store.events(record.id):
-        payload, at = line.get("runbook") or {}, _time(str(line.get("at")))
+        payload, at = line.get("runbook") or {}, time_of(str(line.get("at")))
         if at is None or payload.get("final"):
             continue
         for one in payload.get("findings") or []:

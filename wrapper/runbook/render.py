@@ -302,13 +302,14 @@ def next_commands(record: Record) -> list[str]:
     """Return the commands an operator is likely to want next, the likeliest first."""
     show = f"runbook runs show {record.id}"
     if record.state in ("cancelled", "timed_out", "interrupted"):
-        return [show, f"{again(record)}{' --check' if record.check else ''}"]
+        return [show, f"{again(record)} --check" if record.check else f"runbook runs resume {record.id}"]
     if record.exit_code == ExitCode.WOULD_CHANGE:
         return [again(record)]
     if record.state == "unreachable":
         return [shlex.join(["runbook", "doctor", *_inventories(record)]), show]
-    if wanted := _fixes(record):
-        return [*wanted, show]
-    if record.state == "succeeded":
+    if record.state == "failed" and not record.check:
+        return [show, f"runbook runs resume {record.id}"]
+    fixes = _fixes(record)
+    if record.state == "succeeded" and not fixes:
         return [f"runbook runs report {record.id} --html -o report.html"]
-    return [show]
+    return [*fixes, show]

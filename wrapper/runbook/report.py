@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from runbook.docs import template
 from runbook.errors import ExitCode
+from runbook.moments import people
 from runbook.record import SEVERITIES, Record, StepRun, Store
 from runbook.redact import shared
 from runbook.render import because, change, headline, is_root, remedy, step_state
@@ -124,6 +125,7 @@ def report(record: Record, store: Store, html: bool) -> str:
         chart_rows=_CHART_ROWS,
         timeline=_timeline(record),
         errors=_errors(record, store),
+        beside=sorted(people(record), key=lambda one: one.at),
         facts=_facts(record),
         remedy=lambda finding: remedy(record, finding),
         is_root=lambda finding: is_root(record, finding),

@@ -25,6 +25,7 @@ options:
   runbook: {description: The content of C(meta/runbook.yml), type: dict, required: true}
   fix: {description: "Which kinds of remedies may run: empty, change or destructive", type: str, default: ""}
   confirm: {description: Tokens that confirm destructive remedies, type: list, default: []}
+  remaining: {description: Steps that a resumed run has left to do, type: list}
   max_hosts: {description: On how many hosts one remedy may act, type: int, default: 1}
   max_targets: {description: On how many objects one remedy may act, type: int, default: 5}
 """
@@ -44,7 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         values = {host: {"resolved": look["resolved"]} for host, look in looks.items()}
         fix, tokens = given.get("fix") or "", list(given.get("confirm") or [])
         bounds = int(given.get("max_hosts") or 1), int(given.get("max_targets") or 5)
-        due = remedies.due_remedies(runbook["steps"], findings, targets, values, fix, *bounds)
+        due = remedies.due_remedies(runbook["steps"], findings, targets, values, fix, *bounds, given.get("remaining"))
         shown = self._shown(runbook["slug"], due, now)
         if fault := self._unconfirmed(runbook["slug"], due, fix, tokens, now):
             return {"failed": True, "msg": fault, "runbook": report(outcome="refused", message=fault, **shown)}

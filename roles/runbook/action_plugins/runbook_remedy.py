@@ -22,7 +22,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         name = str(self._task.args["step"])
         due = self._template(task_vars, "__runbook_plan", {}).get("due") or {}
-        if name not in due or name not in self._template(task_vars, "__runbook_remaining", [name]):
+        if name not in due:
             return result | {"changed": False, "skipped": True}
         if self._task.check_mode:
             return result | {"changed": True}

@@ -26,6 +26,7 @@ from typing import Any
 
 CLASSES = ("change", "destructive")
 ONLY_FIX = "only --fix carries it out"
+BEFORE = "it comes before the step at which the run is taken up again: start a new run"
 ONLY_DESTRUCTIVE = "only --fix destructive carries it out"
 TOKEN_SECONDS = 900
 # Long enough that two plans do not share one by accident; a token proves that somebody saw this plan, not who.
@@ -64,10 +65,12 @@ def due_remedies(
     fix: str,
     max_hosts: int,
     max_targets: int,
+    left: Sequence[str] | None = None,
 ) -> list[Due]:
     """Given steps in order and ranked findings of all hosts, return what they call for, with why it may not be done.
 
     `targets` and `values` are per host: the objects a step would act on, and the inputs it was resolved with.
+    `left` names the steps that a resumed run has left to do; None: all.
     """
     due: list[Due] = []
     for step in filter(is_remedy, steps):
@@ -86,7 +89,8 @@ def due_remedies(
             mine = {f"{finding['host']}/{finding['id']}" for finding in found}
             # What follows from the very finding that this step cures is not in its way.
             others = [finding for finding in findings if finding["cause"] not in mine]
-            one.refused = _forbidden(step, one, due, others, fix, max_targets)
+            done_before = left is not None and step["id"] not in left
+            one.refused = BEFORE if done_before else _forbidden(step, one, due, others, fix, max_targets)
             due.append(one)
         mine = [one for one in due if one.step == step["id"] and not one.refused]
         if len(mine) > max_hosts:
