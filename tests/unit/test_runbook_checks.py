@@ -273,8 +273,7 @@ def test_what_needs_a_check_that_was_met_is_judged() -> None:
     assert (met["met"], failed["met"]) == (True, False) and failed["finding"]
 
 
-def test_what_is_known_to_be_in_vain_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runbook_checks, "CONCURRENCY", 1)
+def test_what_is_in_vain_is_not_begun() -> None:
     begun: list[str] = []
 
     def run(command: str, *_: Any) -> Outcome:
@@ -288,3 +287,21 @@ def test_what_is_known_to_be_in_vain_is_not_begun(monkeypatch: pytest.MonkeyPatc
 
 def test_a_need_that_another_host_looks_after_keeps_no_check_from_being_judged() -> None:
     assert [r["met"] for r in probe([check("a", needs=["elsewhere"])], ENVIRONMENT)] == [True]
+
+
+def test_a_check_begins_when_what_it_needs_has_ended() -> None:
+    ended: list[str] = []
+
+    def run(command: str, *_: Any) -> Outcome:
+        assert command != "second" or ended == ["first"]
+        ended.append(command)
+        return gave(rc=0)
+
+    # The need may stand behind; the order is that of the page.
+    results = probe([check("b", "second", needs=["a"]), check("a", "first")], {}, run=run)
+    assert [(r["id"], r["met"]) for r in results] == [("b", True), ("a", True)]
+
+
+def test_checks_that_need_each_other_are_an_error() -> None:
+    with pytest.raises(ValueError, match="need each other: a, b"):
+        probe([check("a", needs=["b"]), check("b", needs=["a"])], ENVIRONMENT)

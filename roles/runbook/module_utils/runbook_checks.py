@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -199,60 +199,66 @@ def probe(
     """Run all checks at once and return one result per check, in their order.
 
     A result has id, met, reason, rc, stdout, seconds and finding (None where the expectation was met). A hanging
-    check costs its own time limit, not the sum. A check whose `needs` were not met is not judged (met is None): its
-    failure would only repeat theirs. Where that is known before its turn, it is not even run.
+    check costs its own time limit, not the sum. A check begins when its `needs` on this host have ended; where one of
+    them was not met it is not carried out and not judged (met is None): its failure would only repeat theirs. Raise
+    ValueError where checks need each other.
     """
-    broken: set[str] = set()
-
-    def one(check: Mapping[str, Any]) -> dict[str, Any]:
-        if broken.intersection(check.get("needs") or []):
-            broken.add(check["id"])
-            return {
-                "id": check["id"],
-                "met": None,
-                "reason": "",
-                "rc": None,
-                "stdout": "",
-                "truncated": False,
-                "seconds": 0.0,
-                "finding": None,
-            }
-        limit = float(check.get("timeout_seconds") or DEFAULT_TIMEOUT_SECONDS)
-        outcome = run(check["command"], environment, limit, check.get("user") or os_user)
-        reason = unmet(check["expect"], outcome)
-        otherwise = check.get("otherwise") or {}
-        failed = None
-        if reason is not None:
-            broken.add(check["id"])
-            failed = finding(
-                check["id"],
-                otherwise.get("finding", check["question"]),
-                observed=_short(reason),
-                expected=expected_text(check["expect"]),
-                severity=otherwise.get("severity", "warning"),
-                remedy=otherwise.get("remedy", ""),
-                check=check["id"],
-                section=check.get("section", "investigation"),
-                evidence=(outcome.stdout + outcome.stderr).strip()[:EVIDENCE_CHARACTERS],
-            )
-        return {
-            "id": check["id"],
-            "met": reason is None,
-            "reason": reason,
-            "rc": outcome.rc,
-            "stdout": outcome.stdout[:EVIDENCE_CHARACTERS],
-            "truncated": outcome.truncated,
-            "seconds": round(outcome.seconds, 3),
-            "finding": failed,
-        }
-
+    known = {check["id"] for check in checks}
+    waiting = {check["id"]: [need for need in check.get("needs") or [] if need in known] for check in checks}
+    by_id = {check["id"]: check for check in checks}
+    results: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(max_workers=CONCURRENCY) as pool:
-        results = {result["id"]: result for result in pool.map(one, checks)}
-    for check in checks:  # in their order, so that a chain of needs is followed to its root
-        failed = [need for need in check.get("needs") or [] if need in results and not results[need]["met"]]
-        if failed:
-            results[check["id"]].update(met=None, reason=f"not judged: {', '.join(failed)} failed", finding=None)
-    return list(results.values())
+        running: dict[Future[dict[str, Any]], str] = {}
+        while waiting or running:
+            for name in [name for name, needs in waiting.items() if results.keys() >= set(needs)]:
+                failed = [need for need in waiting.pop(name) if not results[need]["met"]]
+                if failed:
+                    results[name] = _not_judged(name, failed)
+                else:
+                    running[pool.submit(_judge, by_id[name], environment, os_user, run)] = name
+            if waiting and not running and not any(results.keys() >= set(needs) for needs in waiting.values()):
+                raise ValueError(f"checks need each other: {', '.join(waiting)}")
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                results[running.pop(ended)] = ended.result()
+    return [results[check["id"]] for check in checks]
+
+
+def _not_judged(name: str, failed: Sequence[str]) -> dict[str, Any]:
+    reason = f"not judged: {', '.join(failed)} failed"
+    return {"id": name, "met": None, "reason": reason, "rc": None, "stdout": "", "truncated": False, "seconds": 0.0,
+            "finding": None}  # fmt: skip
+
+
+def _judge(
+    check: Mapping[str, Any], environment: Mapping[str, str], os_user: str | None, run: Callable[..., Outcome]
+) -> dict[str, Any]:
+    limit = float(check.get("timeout_seconds") or DEFAULT_TIMEOUT_SECONDS)
+    outcome = run(check["command"], environment, limit, check.get("user") or os_user)
+    reason = unmet(check["expect"], outcome)
+    otherwise = check.get("otherwise") or {}
+    failed = None
+    if reason is not None:
+        failed = finding(
+            check["id"],
+            otherwise.get("finding", check["question"]),
+            observed=_short(reason),
+            expected=expected_text(check["expect"]),
+            severity=otherwise.get("severity", "warning"),
+            remedy=otherwise.get("remedy", ""),
+            check=check["id"],
+            section=check.get("section", "investigation"),
+            evidence=(outcome.stdout + outcome.stderr).strip()[:EVIDENCE_CHARACTERS],
+        )
+    return {
+        "id": check["id"],
+        "met": reason is None,
+        "reason": reason,
+        "rc": outcome.rc,
+        "stdout": outcome.stdout[:EVIDENCE_CHARACTERS],
+        "truncated": outcome.truncated,
+        "seconds": round(outcome.seconds, 3),
+        "finding": failed,
+    }
 
 
 def command_environment(given: Mapping[str, Any]) -> dict[str, str]:
