@@ -99,10 +99,8 @@ class _Server:
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Return what it answers: JSON as data, else text. Raise OSError for anything but success."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(  # noqa: S310  always http
-            self.address + path, data, {"Content-Type": "application/json"}, method=method
-        )
+        data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.address + path, data, headers, method=method)  # noqa: S310  always http
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  likewise
             text = answer.read().decode()
             return json.loads(text) if "json" in (answer.headers.get("Content-Type") or "") else text
