@@ -1,7 +1,7 @@
 """PagerDuty's Events API v2, Slack's incoming webhook, a mail server and Alertmanager's silences, on loopback.
 
 Each is strict where the real one is, and keeps what it was sent. `answers` holds the statuses of the next answers;
-"hang" keeps the caller waiting until the stand-in is closed.
+None is its own, "hang" keeps the caller waiting until the stand-in is released or closed, and is its own then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import socketserver
 import threading
+import time
 import urllib.parse
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,10 @@ class Http:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []
-        self.answers: list[int | str] = []
+        self.headers: list[dict[str, str]] = []
+        self.clock_ahead = 0.0  # seconds
+        self.location = "file:///etc/passwd"
+        self.answers: list[int | str | None] = []
         self._closed = threading.Event()
         outer = self
 
@@ -34,6 +38,7 @@ class Http:
                     body = json.loads(raw) if raw else None
                 except ValueError:
                     body = raw
+                outer.headers.append(dict(self.headers))
                 outer.requests.append((self.command, self.path, body))
                 told = outer.answers.pop(0) if outer.answers else None
                 if told == "hang":
@@ -42,13 +47,16 @@ class Http:
                 text = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
                 self.send_response(status)
                 if 300 <= status < 400:
-                    self.send_header("Location", "file:///etc/passwd")
+                    self.send_header("Location", outer.location)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
 
             do_GET = do_POST = do_DELETE = _any
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(time.time() + outer.clock_ahead)
 
             def log_message(self, *_: object) -> None:
                 return
@@ -64,6 +72,10 @@ class Http:
 
     def take(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         raise NotImplementedError
+
+    def release(self) -> None:
+        """Answer those who were kept waiting."""
+        self._closed.set()
 
     def close(self) -> None:
         self._closed.set()
@@ -180,11 +192,17 @@ class Alertmanager(Http):
             name = f"00000000-0000-4000-8000-{len(self.silences):012d}"
             self.silences[name] = body
             return 200, {"silenceID": name}
-        name = place.path.rpartition("/")[2]
-        if method == "DELETE" and place.path.startswith("/api/v2/silence/") and name in self.silences:
-            self.deleted.append(name)
-            return 200, ""
-        return 404, "not found"
+        name = place.path.removeprefix("/api/v2/silence/")
+        return self._one(method, name) if name in self.silences else (404, "not found")
+
+    def _one(self, method: str, name: str) -> tuple[int, Any]:
+        ended = name in self.deleted
+        if method == "GET":
+            return 200, self.silences[name] | {"status": {"state": "expired" if ended else "active"}}
+        if method != "DELETE" or ended:
+            return 500, f"silence {name} already expired"
+        self.deleted.append(name)
+        return 200, ""
 
     @property
     def address(self) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.services import Alertmanager as SilenceFake
 from fakes.services import Mail, PagerDuty, Slack
+from runbook.alertmanager import Alertmanager
+from support.monitoring import Alertmanager as RealAlertmanager
 
-from .conftest import REPO, Done, Runbook, until
+from .conftest import REPO, Done, Runbook, finish, until
 
 CANARIES = ("pagerdutycanary", "slackcanary", "evidencecanary")
 
@@ -242,3 +247,140 @@ def test_a_run_that_has_nothing_to_tell_does_not_read_the_inventory_again(office
     assert not (office.runbook.root / "read").exists()
     office.run()
     assert (office.runbook.root / "read").exists()
+
+
+# Silences
+
+
+def alert_of(folder: Path, **labels: str) -> str:
+    path = folder / "alert.json"
+    path.write_text(
+        json.dumps([{"labels": {"alertname": "ServiceDown", **labels}, "startsAt": "2026-03-01T10:00:00Z"}])
+    )
+    return str(path)
+
+
+@pytest.fixture
+def quiet(runbook: Runbook) -> Iterator[SilenceFake]:
+    with SilenceFake([{"alertname": "ServiceDown", "instance": "app1"}]) as manager:
+        runbook.env["RUNBOOK_ALERTMANAGER"] = manager.address
+        yield manager
+
+
+def test_a_run_is_silenced_and_the_record_links_alert_silence_and_run(runbook: Runbook, quiet: SilenceFake) -> None:
+    alert = alert_of(runbook.root, instance="app1")
+    done = runbook.run("healthy", "--silence", "--alert", alert, "--reason", "looking", "--ticket", "INC-7")
+    assert done.code == 0, done.err
+    (name,) = quiet.silences
+    assert quiet.deleted == [name]
+    record = runbook.record
+    assert record["silence"] == f"{quiet.address}/#/silences/{name}"
+    assert record["alerts"][0]["name"] == "ServiceDown"
+    assert "could not" not in str(record["notes"])
+    assert quiet.silences[name]["comment"] == f"runbook run {record['id']} of healthy: looking (INC-7)"
+    report = runbook("runs", "report", "last").out
+    assert all(text in report for text in ("ServiceDown", record["silence"], record["id"]))
+    assert "(1 alert now)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("slug", "arguments", "code"), [("broken", [], 2), ("slow", ["--timeout", "4", "--set", "slow_started=x"], 124)]
+)
+def test_a_silence_ends_with_a_run_that_fails(
+    runbook: Runbook, quiet: SilenceFake, slug: str, arguments: list[str], code: int
+) -> None:
+    done = runbook.run(slug, *arguments, "--silence", "--silence-matcher", "instance=app1")
+    assert done.code == code, done.err
+    assert len(quiet.silences) == len(quiet.deleted) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_silence_ends_with_a_run_that_is_stopped(
+    runbook: Runbook, quiet: SilenceFake, number: signal.Signals
+) -> None:
+    started = runbook.root / "slow-started"
+    arguments = ["--set", f"slow_started={started}", "--silence", "--silence-matcher", "instance=app1"]
+    process = runbook.start("run", "slow", "-i", "one.yml", *arguments)
+    until(started.exists)
+    assert (len(quiet.silences), quiet.deleted) == (1, [])
+    process.send_signal(number)
+    done = finish(process)
+    assert done.code == 130, done.err
+    assert quiet.deleted == list(quiet.silences)
+
+
+def test_a_silence_is_opened_before_anything_else_and_a_signal_meanwhile_ends_it(
+    runbook: Runbook, quiet: SilenceFake
+) -> None:
+    quiet.answers = ["hang"]
+    process = runbook.start("run", "healthy", "-i", "one.yml", "--silence", "--silence-matcher", "instance=app1")
+    until(lambda: quiet.requests)
+    assert runbook.records() == []
+    process.send_signal(signal.SIGTERM)
+    quiet.release()
+    done = finish(process)
+    assert (done.code, runbook.record["state"]) == (130, "cancelled"), done.err
+    assert quiet.deleted == list(quiet.silences)
+
+
+def test_a_check_opens_no_silence(runbook: Runbook, quiet: SilenceFake) -> None:
+    assert runbook.run("healthy", "--check", "--silence", "--silence-matcher", "instance=app1").code == 6
+    assert quiet.requests == []
+
+
+def test_a_silence_that_cannot_be_ended_is_said_and_noted(runbook: Runbook, quiet: SilenceFake) -> None:
+    quiet.answers = [None, None, 503]
+    done = runbook.run("healthy", "--silence", "--silence-matcher", "instance=app1")
+    assert done.code == 0, done.err
+    assert done.err.count("could not be ended") == 1
+    assert "could not be ended" in runbook.record["notes"][-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--silence-max", "1", "--silence-matcher", "alertname=Many"], 5, "would hit 2 alerts, more than 1: Many."),
+        (["--alertmanager", "http://127.0.0.1:1", "--silence-matcher", "a=b"], 4, "does not answer"),
+        ([], 5, "nothing to silence"),
+    ],
+)
+def test_a_silence_that_cannot_be_opened_ends_the_run_before_it_begins(
+    runbook: Runbook, quiet: SilenceFake, arguments: list[str], code: int, told: str
+) -> None:
+    quiet.alerts += [{"alertname": "Many", "instance": f"app{n}"} for n in range(2)]
+    started = runbook.root / "slow-started"
+    done = runbook.run("slow", "--set", f"slow_started={started}", "--silence", *arguments)
+    assert (done.code, told in done.err) == (code, True), done.err
+    assert (started.exists(), runbook.records(), runbook.private(), quiet.silences) == (False, [], [], {})
+
+
+def test_a_real_alertmanager_is_silenced_while_the_run_lasts(runbook: Runbook, tmp_path: Path) -> None:
+    with RealAlertmanager(tmp_path / "alertmanager") as manager:
+        labels = {"alertname": "ServiceDown", "job": 'a "job"\\n|x'}
+        manager.fire(**labels, instance="app1:8000", severity="critical")
+        manager.fire(**labels, instance="app2.example", severity="critical")
+        manager.fire(alertname="Other", instance="app1:8000")
+        path = runbook.root / "alert.json"
+        path.write_text(json.dumps([one for one in manager.alerts() if one["labels"]["alertname"] == "ServiceDown"]))
+        started = runbook.root / "slow-started"
+        arguments = ["--silence", "--alertmanager", manager.address, "--alert", str(path), "--reason", "it is däwn"]
+        process = runbook.start("run", "slow", "-i", "one.yml", "--set", f"slow_started={started}", *arguments)
+        until(started.exists)
+        until(lambda: Counter(one["status"]["state"] for one in manager.alerts()) == {"suppressed": 2, "active": 1})
+        (silence,) = manager.silences()
+        assert silence["status"]["state"] == "active"
+        assert silence["comment"] == f"runbook run {runbook.record['id']} of slow: it is däwn"
+        identified = runbook("identify", "--json", RUNBOOK_ALERTMANAGER=manager.address)
+        assert [one["asked"] for one in identified.document] == ["Other"]
+        process.send_signal(signal.SIGTERM)
+        done = finish(process)
+        assert (done.code, runbook.record["notes"]) == (130, []), done.err
+        assert "(2 alerts now)" in done.err
+        assert manager.silences()[0]["status"]["state"] == "expired"
+        until(lambda: {one["status"]["state"] for one in manager.alerts()} == {"active"})
+        assert runbook.record["silence"].endswith(silence["id"])
+        Alertmanager(manager.address).expire(silence["id"])  # once more, as when a person was faster
+        narrow = ["--silence-matcher", "instance=app1:8000", "--silence-max", "1"]
+        refused = runbook.run("healthy", "--silence", *narrow, RUNBOOK_ALERTMANAGER=manager.address)
+        assert (refused.code, "would hit 2 alerts" in refused.err) == (5, True), refused.err
+        assert len(manager.silences()) == 1

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runbook import alerts
-from runbook.alerts import AskError, clean, from_alertmanager, load, parse
+from runbook import alertmanager, alerts
+from runbook.alertmanager import AskError, firing
+from runbook.alerts import clean, load, parse
 from runbook.errors import BadInput
 
 
@@ -272,15 +273,15 @@ def saying(raw: bytes, code: int = 200) -> Callable[[BaseHTTPRequestHandler], No
 def test_an_alertmanager_is_asked_for_what_fires() -> None:
     listed = json.dumps([entry(status={"state": "active"})]).encode()
     with answering(saying(listed)) as (address, asked):
-        assert [alert.name for alert in from_alertmanager(f"{address}/")] == ["ServiceDown"]
+        assert [alert.name for alert in firing(f"{address}/")] == ["ServiceDown"]
     assert asked == ["/api/v2/alerts?active=true&silenced=false&inhibited=false"]
 
 
 def test_an_alertmanager_that_says_something_else_is_told() -> None:
     with answering(saying(b"<html>")) as (address, _), pytest.raises(BadInput, match="something else"):
-        from_alertmanager(address)
+        firing(address)
     with answering(saying(b"", 503)) as (address, _), pytest.raises(AskError, match="answers with 503") as caught:
-        from_alertmanager(address)
+        firing(address)
     assert caught.value.code == 4
 
 
@@ -288,7 +289,7 @@ def test_an_alertmanager_that_is_away_is_told() -> None:
     with answering(saying(b"")) as (address, _):
         pass
     with pytest.raises(AskError, match="does not answer"):
-        from_alertmanager(address)
+        firing(address)
 
 
 def test_an_alertmanager_that_dawdles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,11 +303,11 @@ def test_an_alertmanager_that_dawdles_is_given_up(monkeypatch: pytest.MonkeyPatc
             pass  # the reader has had enough, which is what is tested
 
     gone = threading.Event()
-    monkeypatch.setattr(alerts, "ASK_SECONDS", 0.3)
+    monkeypatch.setattr(alertmanager, "ASK_SECONDS", 0.3)
     with answering(dawdle) as (address, _):
         began = time.monotonic()
         with pytest.raises(AskError, match="does not answer"):
-            from_alertmanager(address)
+            firing(address)
         assert time.monotonic() - began < 5
         gone.set()
 
@@ -316,4 +317,4 @@ def test_an_alertmanager_that_dawdles_is_given_up(monkeypatch: pytest.MonkeyPatc
 )
 def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(BadInput, match="no address"):
-        from_alertmanager(address)
+        firing(address)

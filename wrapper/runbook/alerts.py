@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import sys
-import time
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runbook.errors import BadInput, ExitCode, RunbookError
+from runbook.errors import BadInput
 from runbook.redact import strip_control
 
 if TYPE_CHECKING:
@@ -30,16 +29,9 @@ MAX_LABELS = 64
 MAX_NAME = 128  # characters of an alert's or a label's name
 MAX_LABEL = 1024  # characters of a label's value; a longer one is cut
 MAX_ANNOTATION = 4096  # likewise
-ASK_SECONDS = 10.0
 _SHOWN = 60  # characters of a wrong value in a message
 _STATES = {"active": "firing", "unprocessed": "firing", "suppressed": "suppressed"}
 _DO = "Give a body as Alertmanager's webhook sends it, or what its /api/v2/alerts answers."
-
-
-class AskError(RunbookError):
-    """An Alertmanager that was asked does not answer."""
-
-    code = ExitCode.UNREACHABLE
 
 
 @dataclass(frozen=True)
@@ -253,44 +245,3 @@ def load(place: str) -> list[Alert]:
         return list(parse(body).alerts)
     except BadInput as error:
         raise BadInput(f"No alert in {clean(named, 200)}: {error}", error.remedy) from error
-
-
-def _read_within(answer: Any, deadline: float) -> bytes:
-    """The time limit of a socket starts again with every byte; this one does not."""
-    parts: list[bytes] = []
-    size = 0
-    while size <= MAX_BYTES and (part := answer.read1(2**16)):
-        parts.append(part)
-        size += len(part)
-        if time.monotonic() > deadline:
-            raise OSError(f"it took more than {ASK_SECONDS:g} s")
-    return b"".join(parts)
-
-
-def from_alertmanager(address: str) -> list[Alert]:
-    """Given the address of an Alertmanager, return the alerts that fire and nobody silenced.
-
-    Raise BadInput when the address or the answer is none, AskError when there is no answer.
-    """
-    import http.client  # noqa: PLC0415  slow to import, and only this function needs it
-    import urllib.error  # noqa: PLC0415  for the same reason
-    import urllib.request  # noqa: PLC0415  for the same reason
-
-    shown = clean(address, 200)
-    if not re.fullmatch(r"https?://[!-~]+", address):
-        raise BadInput(f"{shown!r} is no address of an Alertmanager.", "Give one such as http://localhost:9093.")
-    url = f"{address.rstrip('/')}/api/v2/alerts?active=true&silenced=false&inhibited=false"
-    try:
-        with urllib.request.urlopen(url, timeout=ASK_SECONDS) as answer:  # noqa: S310  http and https only, see above
-            body = _read_within(answer, time.monotonic() + ASK_SECONDS)
-    except urllib.error.HTTPError as error:
-        raise AskError(f"The Alertmanager {shown} answers with {error.code}.", "Check the address.") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        why = clean(str(getattr(error, "reason", "") or error or type(error).__name__), 200)
-        raise AskError(f"The Alertmanager {shown} does not answer: {why}", "Check address and network.") from error
-    try:
-        return list(parse(body).alerts)
-    except BadInput as error:
-        raise BadInput(
-            f"The Alertmanager {shown} answers with something else: {error}", "Check the address."
-        ) from error

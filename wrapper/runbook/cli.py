@@ -32,6 +32,7 @@ from runbook.project import state_dir
 
 if TYPE_CHECKING:
     from runbook.record import Record, Store
+    from runbook.silence import Wanted
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -164,6 +165,11 @@ def _describe(option: Any) -> str:
 @click.option("--confirm", multiple=True, metavar="TOKEN", help="Confirms a destructive plan; a diagnosis prints it.")
 @click.option("--sign", "answers", multiple=True, metavar="STEP=ANSWER", help="What was done about a manual step.")
 @click.option("--quiet-escalation", is_flag=True, help="Tell nobody, whatever the run finds.")
+@click.option("--silence", is_flag=True, help="Keep Alertmanager quiet about the alerts it answers while it runs.")
+@click.option("--alertmanager", "address", envvar="RUNBOOK_ALERTMANAGER", metavar="URL", help="Where --silence asks.")
+@click.option("--silence-matcher", "matchers", multiple=True, metavar="NAME=VALUE", help="Silence these labels instead.")
+@click.option("--silence-max", "at_most", default=5, show_default=True, type=click.IntRange(1), metavar="K",
+              help="Refuse a silence that hits more alerts.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the finished record as JSON.")
 @click.option("--jsonl", is_flag=True, help="Print events as they happen, one JSON object a line.")
 @click.option("-v", "--verbose", count=True, help="Show every task; twice and more: Ansible's own verbosity.")
@@ -183,9 +189,18 @@ def run(ctx: click.Context, /, as_json: bool, jsonl: bool, verbose: int, **asked
         from runbook.alerts import load
 
         asked["alerts"] = tuple(found.ref() for found in load(alert))
+    silence = _silence(*(asked.pop(name) for name in ("silence", "address", "matchers", "at_most")))
     request = Request(verbosity=max(verbose - 1, int(asked["diff"] and verbose > 1)), **asked)
     project, store = current_project(ctx), open_records(ready=True)
-    return carry_out(project, store, request, terminal, untold)
+    return carry_out(project, store, request, terminal, untold, silence)
+
+
+def _silence(asked: bool, address: str | None, matchers: tuple[str, ...], at_most: int) -> Wanted | None:
+    if not (asked or matchers):
+        return None
+    from runbook.silence import wanted
+
+    return wanted(asked, address, matchers, at_most)
 
 
 @cli.group(cls=Commands)

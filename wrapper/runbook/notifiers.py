@@ -6,7 +6,6 @@ apprise's own know only the public hosts; a relay, another region or a stand-in 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import threading
@@ -18,19 +17,12 @@ from apprise import Apprise, NotifyType
 from apprise.manager_plugins import NotificationManager
 from apprise.plugins.base import NotifyBase
 
+from runbook.alertmanager import is_loopback
+
 LIMIT_SECONDS = 20.0  # for one delivery, name resolution and a server that trickles included
 _SEVERITY = {NotifyType.FAILURE: "critical", NotifyType.WARNING: "warning"}
 # What a URL may say beside the host; `fullpath` keeps its slashes.
 _TAKEN = ("user", "host", "port", "fullpath", "verify", "qsd", "schema", "asset", "tag")
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class _Hook(NotifyBase):  # type: ignore[misc]

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -47,6 +47,9 @@ class Request:
     resumes: str = ""
     resume_from: str = ""
     alerts: tuple[AlertRef, ...] = ()
+
+
+Around = Callable[[Record], AbstractContextManager[object]]
 
 
 class Observer(Protocol):
@@ -141,9 +144,12 @@ def plan(project: Project, request: Request, dead_runs: list[str]) -> tuple[Reco
     return record, job
 
 
-def execute(project: Project, store: Store, request: Request, open_observer: Callable[[], Observer]) -> Record:
+def execute(
+    project: Project, store: Store, request: Request, open_observer: Callable[[], Observer], around: Around = nullcontext
+) -> Record:
     """Given a request, carry it out and return its record. Raise a RunbookError when it cannot be started.
 
+    `around` surrounds it from before its record is written until it has ended, also where a signal ends it.
     The observer is made when Ansible is already at work, so that it need not wait for a terminal library.
     """
     shared().learn_named(os.environ)
@@ -154,7 +160,7 @@ def execute(project: Project, store: Store, request: Request, open_observer: Cal
         private = make_private(record.id)
         record.private_dir = str(private)
         try:
-            with closing(Journal(store.create(record))) as journal:
+            with around(record), closing(Journal(store.create(record))) as journal:
                 observer = _carry_out(record, Play(job, private), store, journal, stop, open_observer)
         except BaseException as error:
             _give_up(record, store, error)

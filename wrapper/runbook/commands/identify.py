@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runbook.alerts import Alert, from_alertmanager, load
+from runbook.alertmanager import VARIABLE, firing
+from runbook.alerts import Alert, load
 from runbook.errors import BadInput
 from runbook.identify import Answer, Router, grouped
 from runbook.options import current_project, inventory_option, json_option, print_json
@@ -21,7 +23,8 @@ _HOW = 'Give a file, - for stdin, words such as "disk full", or --alertmanager U
 
 @click.command("identify")
 @click.argument("what", nargs=-1, metavar="[FILE|-|WORDS...]")
-@click.option("--alertmanager", "address", metavar="URL", help="Ask this Alertmanager for the alerts that fire.")
+@click.option("--alertmanager", "address", metavar="URL",
+              help=f"Ask this Alertmanager for the alerts that fire; {VARIABLE} where nothing else is given.")  # fmt: skip
 @inventory_option
 @json_option
 @click.pass_context
@@ -35,9 +38,10 @@ def command(
     router = Router(current_project(ctx))
     if address and what:
         raise BadInput(f"Both {what[0]!r} and --alertmanager are given.", "Leave one of them out.")
+    address = address or (None if what else os.environ.get(VARIABLE))
     file = what[0] if _is_file(what) else ""
     if file or address:
-        found = from_alertmanager(address) if address else load(file)
+        found = firing(address) if address else load(file)
         answers = grouped(router.alert(alert) for alert in found if alert.firing)
         told = _left_out(found)
     elif what:
