@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT / "tests")]
 import conftest  # noqa: E402, F401 - makes the roles' module_utils importable
 from support.postgres import installations  # noqa: E402
 
-from bench import database, wrapper  # noqa: E402 - after the path above
+from bench import database, incident, listener, wrapper  # noqa: E402 - after the path above
 from bench.measure import Figure, machine  # noqa: E402
 
 SCALE = 5
@@ -30,6 +30,8 @@ def measure(scratch: Path) -> list[Figure]:
         lambda: database.vacuum_and_indexes(base, scratch, all_due=True),
         lambda: database.blocked_writer(base, scratch),
         lambda: wrapper.overhead(scratch),
+        lambda: incident.incidents(scratch),
+        lambda: listener.intake(scratch),
     ):
         for figure in bench():
             figures.append(figure)

@@ -25,21 +25,21 @@ PING = """
 """
 
 
+def environment_of(scratch: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a command that works on the bench's own sandbox and records."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RUNBOOK_SANDBOX_DIR": str(scratch / "sandbox"),
+        "RUNBOOK_STATE_DIR": str(scratch / "records"),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        **more,
+    }
+
+
 def run(arguments: list[str], scratch: Path, accepted: tuple[int, ...] = (0,), **environment: str) -> str:
     done = subprocess.run(
-        arguments,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "RUNBOOK_SANDBOX_DIR": str(scratch / "sandbox"),
-            "RUNBOOK_STATE_DIR": str(scratch / "records"),
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            **environment,
-        },
+        arguments, capture_output=True, text=True, check=False, cwd=ROOT, env=environment_of(scratch, **environment)
     )
     assert done.returncode in accepted, f"{arguments}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
