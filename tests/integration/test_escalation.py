@@ -49,7 +49,11 @@ class Office:
         """Let all that happened have happened so long ago."""
         for path in self.runbook.state.glob("runs/*/run.json"):
             data = json.loads(path.read_text())
-            data["started"] = (datetime.fromisoformat(data["started"]) - timedelta(minutes=minutes)).isoformat()
+            for one, name in [
+                (data, "started"),
+                *((sent, key) for sent in data["escalated"] for key in ("at", "since")),
+            ]:
+                one[name] = (datetime.fromisoformat(one[name]) - timedelta(minutes=minutes)).isoformat()
             path.write_text(json.dumps(data))
 
     def told(self) -> list[list[tuple[str, str, bool]]]:
@@ -284,7 +288,8 @@ def test_a_run_is_silenced_and_the_record_links_alert_silence_and_run(runbook: R
 
 
 @pytest.mark.parametrize(
-    ("slug", "arguments", "code"), [("broken", [], 2), ("slow", ["--timeout", "4", "--set", "slow_started=x"], 124)]
+    ("slug", "arguments", "code"),
+    [("broken", [], 2), ("slow", ["--timeout", "4", "--set", "slow_started=/dev/null"], 124)],
 )
 def test_a_silence_ends_with_a_run_that_fails(
     runbook: Runbook, quiet: SilenceFake, slug: str, arguments: list[str], code: int

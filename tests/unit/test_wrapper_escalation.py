@@ -49,6 +49,7 @@ class World:
             "findings": [Finding(id="app-ready", host="app1", title="The app is down", severity=severity)],
         }  # fmt: skip
         record = Record(**values | changes)
+        record.id = f"{int(self.now.timestamp() * 1000):013d}{record.id[-13:]}"
         self.store.create(record)
         return record
 
@@ -169,11 +170,70 @@ def test_after_a_resolve_that_nobody_had_to_hear_the_next_incident_is_new(world:
     assert world.trigger(world.run(100, alerts=[AlertRef("ServiceDown", "ab12")])) == [("oncall", True)]
 
 
+def test_a_run_that_told_nobody_is_over_with_its_incident(world: World) -> None:
+    first = world.run()
+    world.trigger(first)
+    assert world.trigger(world.run(5)) == []
+    world.now = START + timedelta(minutes=20)
+    world.desk.resolve(first, POLICY, world.message(first, "resolve"))
+    assert world.trigger(world.run(100)) == [("oncall", True)]
+
+
+def test_an_incident_that_nobody_heard_of_ends_with_a_run_that_tells_nobody(world: World) -> None:
+    world.broken = set(CONTACTS)
+    world.trigger(world.run())
+    world.healthy(10)
+    world.broken = set()
+    assert world.trigger(world.run(100)) == [("oncall", True)]
+
+
 def test_a_recovery_on_more_hosts_covers_the_incident_and_one_elsewhere_does_not(world: World) -> None:
     world.trigger(world.run())
     assert world.resolve(world.healthy(5, hosts=["app2"])) == []
     assert world.resolve(world.healthy(6, runbook="other", hosts=["app1"])) == []
     assert world.resolve(world.healthy(7, hosts=["app1", "app2"])) == [("oncall", True)]
+
+
+# A clock that is set between two runs; the ids of records, and so their order, follow it
+
+
+def test_a_clock_that_goes_back_during_a_run_does_not_keep_the_first_rung_from_being_told(world: World) -> None:
+    record = world.run(60)
+    world.now = START
+    assert world.trigger(record) == [("oncall", True)]
+
+
+@pytest.mark.parametrize("jump", [-3 * 24 * 60, -61, 0, 61, 3 * 24 * 60])
+def test_a_clock_that_jumps_tells_nobody_twice(world: World, jump: float) -> None:
+    told = world.trigger(world.run()) + world.trigger(world.run(jump)) + world.trigger(world.run(5))
+    names = [name for name, _ in told]
+    assert names[0] == "oncall" and sorted(set(names)) == sorted(names)
+    assert ("boss" in names) == (jump >= 60), "going back makes nothing older"
+
+
+@pytest.mark.parametrize("jump", [-3 * 24 * 60, -61, 0, 61, 3 * 24 * 60])
+def test_a_recovery_under_a_clock_that_jumped_is_one(world: World, jump: float) -> None:
+    world.trigger(world.run())
+    assert world.resolve(world.healthy(jump)) == [("oncall", True)]
+    assert world.resolve(world.healthy(jump + 1)) == []
+    assert world.trigger(world.run(10)) == [("oncall", True)], "a new incident"
+    assert world.trigger(world.run(12)) == []
+    assert world.resolve(world.healthy(13)) == [("oncall", True)]
+
+
+def test_a_recovery_under_a_clock_that_went_back_makes_the_next_incident_no_older(world: World) -> None:
+    world.trigger(world.run())
+    world.resolve(world.healthy(-61))
+    assert world.trigger(world.run(31)) == [("oncall", True)]
+
+
+def test_what_was_told_under_a_clock_too_far_ahead_does_not_silence_the_next_incident(world: World) -> None:
+    world.trigger(world.run())
+    ahead = world.trigger(world.run(2 * 24 * 60))
+    assert ahead == [("infra", True), ("boss", True)]
+    assert len(world.resolve(world.healthy(20))) == 3
+    world.trigger(world.run(30))
+    assert world.trigger(world.run(61)) == [("infra", True)]
 
 
 def test_an_alert_is_the_key_whatever_the_hosts(world: World) -> None:

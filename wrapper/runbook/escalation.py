@@ -128,11 +128,12 @@ class Message:
 
 @dataclass
 class Incident:
-    """What the records tell of one key: since when it is open, and which contacts know of it (oldest first)."""
+    """What the records tell of one key: since when it is open, which contacts know of it, and the last message's number."""
 
     key: str
     since: datetime | None = None
     told: list[str] = field(default_factory=list)
+    last: int = 0
 
 
 Send = Callable[[str, Message], str]
@@ -169,23 +170,54 @@ def recovered(data: dict[str, Any]) -> bool:
 
 
 def incident(records: Iterable[dict[str, Any]], key: str) -> Incident:
-    """Given records as data, oldest first, return what is open under a key."""
-    found = Incident(key)
-    for data in records:
-        sent = [one for one in data.get("escalated") or [] if one.get("key") == key]
-        if not sent and (data.get("check") or key_of(data) != key):
-            continue
-        if in_trouble(data) and key_of(data) == key:
-            found.since = found.since or datetime.fromisoformat(data["started"])
-        for one in sent:
-            if one["delivered"] and one["event"] == "trigger":
-                found.told = [*found.told, one["to"]] if one["to"] not in found.told else found.told
-            elif one["delivered"]:
-                found.told = [name for name in found.told if name != one["to"]]
-        over = recovered(data) or any(one["event"] == "resolve" for one in sent)
-        if over and not found.told:
-            found.since = None
+    """Given records as data, oldest first, return what is open under a key.
+
+    That order is a clock's, which may have been set; messages have an order of their own, and what they say goes before.
+    """
+    known = list(records)
+    found, began, over = Incident(key), None, None
+    for one in sorted((one for data in known for one in _sent(data, key)), key=_number):
+        found.last = _number(one)
+        if one["event"] == "trigger":
+            began = began or one.get("since")
+            found.told += [one["to"]] if one["delivered"] and one["to"] not in found.told else []
+        elif one["delivered"]:
+            found.told = [name for name in found.told if name != one["to"]]
+        if one["event"] == "resolve" and not found.told:
+            began, over = None, one
+    if began and found.told:
+        found.since = datetime.fromisoformat(began)
+    else:
+        found.since = _first_trouble([data for data in known if not _before(data, key, over)], key)
     return found
+
+
+def _sent(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [one for one in data.get("escalated") or [] if one.get("key") == key]
+
+
+def _number(one: dict[str, Any]) -> int:
+    return int(one.get("number") or 0)
+
+
+def _before(data: dict[str, Any], key: str, over: dict[str, Any] | None) -> bool:
+    """Return whether a record is of an incident that was over with the message `over`."""
+    if over is None:
+        return False
+    told = any(0 < _number(one) <= _number(over) for one in _sent(data, key))
+    return told or datetime.fromisoformat(data["started"]) <= datetime.fromisoformat(over["at"])
+
+
+def _first_trouble(records: list[dict[str, Any]], key: str) -> datetime | None:
+    since = None
+    for data in records:
+        if data.get("check") or key_of(data) != key:
+            continue
+        if in_trouble(data):
+            since = since or datetime.fromisoformat(data["started"])
+        elif recovered(data):
+            since = None
+    return since
 
 
 def severity_of(record: Record, runbook: Runbook) -> Severity:
@@ -285,8 +317,8 @@ class Desk:
         """Tell whoever is due by now, and after each failure the next one as well; return what was tried."""
         with self._alone():
             known = self.incident(message.key)
-            began = known.since or record.started
-            age_minutes = (self.clock() - began).total_seconds() / 60
+            began = known.since = known.since or record.started
+            age_minutes = max(0.0, (self.clock() - began).total_seconds() / 60)
             sent: list[Escalated] = []
             told, fell = set(known.told), False
             for rung in matched:
@@ -295,7 +327,7 @@ class Desk:
                 fell = False
                 for name in rung.names:
                     if name not in told:
-                        sent.append(self._deliver(record, policy, name, message))
+                        sent.append(self._deliver(record, policy, name, message, known))
                         told |= {name} if sent[-1].delivered else set()
                         fell |= not sent[-1].delivered
             self._keep(record, sent)
@@ -305,16 +337,16 @@ class Desk:
         """Tell those who know of the incident that it is over; return what was tried."""
         with self._alone():
             known = self.incident(message.key)
-            sent = [self._deliver(record, policy, name, message) for name in known.told]
+            sent = [self._deliver(record, policy, name, message, known) for name in known.told]
             if not known.told:
                 # Without this line the next incident of the same key would seem as old as this one.
-                sent = [Escalated(self.clock(), "", "resolve", message.key, delivered=True)]
+                sent = [Escalated(self.clock(), "", "resolve", message.key, delivered=True, number=known.last + 1)]
             self._keep(record, sent)
             if all(one.delivered for one in sent):
                 self._marker(message.key).unlink(missing_ok=True)
             return sent
 
-    def _deliver(self, record: Record, policy: Policy, name: str, message: Message) -> Escalated:
+    def _deliver(self, record: Record, policy: Policy, name: str, message: Message, known: Incident) -> Escalated:
         contact = policy.contacts.get(name)
         if message.event == "trigger":
             noted = {"key": message.key, "runbook": record.runbook, "hosts": record.hosts,
@@ -322,7 +354,8 @@ class Desk:
             self._marker(message.key).write_text(json.dumps(noted))
         error = self.send(contact.url, message) if contact and contact.url else _MISSING
         error = shared().clean(error)
-        return Escalated(self.clock(), name, message.event, message.key, not error, error)
+        known.last += 1
+        return Escalated(self.clock(), name, message.event, message.key, not error, error, known.last, known.since)
 
     def _keep(self, record: Record, sent: list[Escalated]) -> None:
         if sent:

@@ -159,7 +159,10 @@ class OperatorNote:
 
 @dataclass
 class Escalated:
-    """One message that was sent, or could not be: `event` is trigger or resolve, `key` what both have in common."""
+    """One message that was sent, or could not be: `event` is trigger or resolve, `key` what both have in common.
+
+    `number` counts the messages of a key, so that their order holds when a clock is set; `since` is when it began.
+    """
 
     at: datetime
     to: str
@@ -167,6 +170,8 @@ class Escalated:
     key: str
     delivered: bool
     error: str = ""
+    number: int = 0
+    since: datetime | None = None
 
 
 @dataclass
