@@ -27,7 +27,7 @@ lint: $(VENV)/dev ## ansible-lint, yamllint, ruff, mypy
 
 unit: $(VENV)/dev ## Unit, policy and integration tests
 	@tests/prerequisites
-	pytest -n $(WORKERS) --dist loadgroup tests
+	pytest -n $(WORKERS) --dist loadfile tests
 
 molecule: $(VENV)/dev ## Molecule scenarios in containers (ROLE=database SCENARIO=worn for one)
 	@tests/containers/run $(ROLE) $(SCENARIO)
