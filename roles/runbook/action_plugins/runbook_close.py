@@ -22,7 +22,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         given = dict(self._task.args)
-        checks = given["checks"]
+        checks = task_vars["__runbook"]["checks"]
+        given["checks"] = [{"id": check["id"], "part": check["part"]} for check in checks]
         here = task_vars["inventory_hostname"]
         plan = task_vars.get("__runbook_plan") or {}
         if self._task.check_mode and plan.get("runbook"):

@@ -28,8 +28,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return result | {"changed": True}
         planned = due[name]
         arguments = self._template(task_vars, "__runbook_remedy_arguments", {})
-        runbook = self._template(task_vars, "__runbook", {})
-        arguments["step"] = next(step for step in runbook["steps"] if step["id"] == name)
+        step = next(step for step in task_vars["__runbook"]["steps"] if step["id"] == name)
+        arguments["step"] = self._templar.template(step)
         arguments |= {key: planned[key] for key in ("because", "follower", "targets")}
         if failed := self._failed_before(task_vars, arguments["step"]):
             arguments["refused"] = failed
