@@ -276,6 +276,14 @@ def test_a_manual_step_is_signed_beforehand_or_stays_unsigned(three: Deployment)
     assert "Ann knows" in three.command("runs", "report", "last", "--html").out
 
 
+def test_a_runbook_that_acts_by_itself_asks_for_its_manual_steps_too(three: Deployment) -> None:
+    meta = three.project / "roles" / "door" / "meta" / "runbook.yml"
+    meta.write_text(meta.read_text().replace("mode: diagnose", "mode: maintain"))
+    assert signed(three.document()) == [("call-owner", "")]
+    assert signed(three.document("--check")) == []
+    assert signed(three.document("--sign", "call-owner=Ann knows")) == [("call-owner", "Ann knows")]
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [

@@ -27,13 +27,14 @@ def refuse_nonsense(runbook: Runbook, request: Request) -> None:
         raise BadInput("--confirm is given without --fix destructive.", "Add it, or leave the token out.")
 
 
-def before_fix(project: Project, store: Store, request: Request, open_observer: Callable[[], Observer]) -> Request:
-    """Given a request that may act, refuse what makes no sense, ask what has to be asked, and return what to carry out."""
+def ask_before(project: Project, store: Store, request: Request, open_observer: Callable[[], Observer]) -> Request:
+    """Given a request, refuse what makes no sense, ask what has to be asked, and return what to carry out."""
     runbook = Catalog(project).get(request.slug)
     refuse_nonsense(runbook, request)
     person = sys.stdin.isatty() and not request.check
     answers = given_answers(runbook, request.answers)
-    if request.fix and not request.check:
+    acts = bool(request.fix) or runbook.mode != "diagnose"
+    if acts and not request.check:
         me = Who.me()
         signed = ask_manual(runbook, answers, f"{me.user}@{me.host}", now, prompt if person else None, request.signed)
         request = replace(request, signed=tuple(signed))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runbook.confirm import ask_before
 from runbook.project import Project
 from runbook.record import Record, Store
 from runbook.redact import shared
@@ -23,10 +24,7 @@ def carry_out(
     silence: Wanted | None = None,
 ) -> int:  # fmt: skip
     """Given a request, carry it out with all that surrounds it, and return the exit code; `quiet` tells nobody else."""
-    if request.fix or request.confirm or request.answers:
-        from runbook.confirm import before_fix  # noqa: PLC0415  only an incident needs it
-
-        request = before_fix(project, store, request, open_observer)
+    request = ask_before(project, store, request, open_observer)
     around = _silenced(project, store, silence) if silence else nullcontext
     record = execute(project, store, request, open_observer, around)
     if not quiet:
