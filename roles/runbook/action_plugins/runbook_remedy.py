@@ -21,7 +21,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         name = str(self._task.args["step"])
-        due = self._template(task_vars, "__runbook_plan", {}).get("due") or {}
+        due = (task_vars.get("__runbook_plan") or {}).get("due") or {}
         if name not in due:
             return result | {"changed": False, "skipped": True}
         if self._task.check_mode:

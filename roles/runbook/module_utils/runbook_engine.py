@@ -12,12 +12,14 @@ import contextlib
 import datetime
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
 from ansible.module_utils import runbook_good, runbook_reclaim
-from ansible.module_utils.runbook_checks import command_environment, probe_all, run_command
+from ansible.module_utils.runbook_checks import CONCURRENCY, command_environment, probe_all, run_command
 from ansible.module_utils.runbook_components import Component, ComponentError
 from ansible.module_utils.runbook_evidence import keep
 from ansible.module_utils.runbook_remedies import Budget
@@ -67,6 +69,13 @@ class Result:
     cured: bool = False
 
 
+def _status(component: Component) -> str:
+    try:
+        return f"{component.status()}\n"
+    except ComponentError as error:
+        return f"{error}\n"
+
+
 class Engine:
     """One remedy at work. Clock and waiting can be replaced by tests."""
 
@@ -81,6 +90,7 @@ class Engine:
         self.clock, self.wait, self._probe = clock, wait, probe
         self.replaced: list[Path] = []
         self.did: list[str] = []
+        self.printed: dict[str, tuple[str, int | None]] = {}  # what checks gave when they were carried out last
 
     # What holds
 
@@ -94,6 +104,8 @@ class Engine:
         if not chosen:
             return []
         results, found = self._probe(chosen, self.order.environment, self.order.secrets, self.order.os_user)
+        printed = {one["id"]: one["evidence"] for one in found}
+        self.printed.update({r["id"]: (printed.get(r["id"]) or r["stdout"], r["rc"]) for r in results})
         unjudged = [r for r in results if r["met"] is None and r["id"] in names]
         told = [one for one in found if one["id"] in wanted]
         return told or [finding(r["id"], r["reason"], severity="critical", observed=r["reason"]) for r in unjudged]
@@ -109,11 +121,11 @@ class Engine:
 
     # Guards
 
-    def refusal(self) -> str:
-        """Return why the remedy may not act now, or an empty text."""
+    def refusal(self, blocked: Sequence[Mapping[str, Any]]) -> str:
+        """Given the findings of its gates, return why the remedy may not act now, or an empty text."""
         if self.order.refused:
             return f"{self.order.refused}: it would act in vain"
-        if blocked := self.open_findings(self.step.get("gates") or []):
+        if blocked:
             return f"{blocked[0]['title']} ({blocked[0]['observed']}): it would act in vain"
         now = self.clock()
         for name in self._restarted():
@@ -140,26 +152,40 @@ class Engine:
 
     # Evidence
 
-    def keep_evidence(self) -> str:
-        """Keep status and logs of the components it touches, what its checks print, and its own evidence commands."""
-        order, items = self.order, {}
+    def look(self) -> dict[str, str]:
+        """Return status and logs of the components it touches and its own evidence, by file."""
+        order = self.order
         environment = command_environment({**order.environment, **order.secrets})
         prelude = environment.pop("RUNBOOK_PRELUDE", "")
+
+        def printed(command: str) -> str:
+            line = f"{prelude}\n{command}".strip()
+            outcome = run_command(line, environment, EVIDENCE_TIMEOUT_SECONDS, order.os_user)
+            return f"$ {command}\n{outcome.stdout}{outcome.stderr}\nexit code {outcome.rc}\n"
+
+        sources: dict[str, Callable[[], str]] = {}
         for name in dict.fromkeys([*self._touched(), str(self.step.get("part") or "")]):
             with contextlib.suppress(ComponentError, KeyError):
                 component = Component(name, order.components[name])
-                items[f"{name}-status.txt"] = f"{component.status()}\n"
-                items[f"{name}-log.txt"] = component.logs(order.log_lines)
-        commands = {c["id"]: c["command"] for c in order.checks if c["id"] in self.step["cures"]}
-        commands.update(self.step.get("evidence") or {})
-        for name, command in commands.items():
-            line = f"{prelude}\n{command}".strip()
-            outcome = run_command(line, environment, EVIDENCE_TIMEOUT_SECONDS, order.os_user)
-            items[f"{name}.txt"] = f"$ {command}\n{outcome.stdout}{outcome.stderr}\nexit code {outcome.rc}\n"
+                sources[f"{name}-status.txt"] = partial(_status, component)
+                sources[f"{name}-log.txt"] = partial(component.logs, order.log_lines)
+        commands = self.step.get("evidence") or {}
+        sources.update({f"{name}.txt": partial(printed, command) for name, command in commands.items()})
+        with ThreadPoolExecutor(max_workers=CONCURRENCY) as pool:
+            items = dict(zip(sources, pool.map(lambda read: read(), sources.values())))
         if order.targets:
             items["targets.txt"] = "\n".join(order.targets) + "\n"
+        return items
+
+    def keep_evidence(self, items: Mapping[str, str]) -> str:
+        """Keep what was seen, with what the checks gave that call for it, and return the folder."""
+        order, kept = self.order, dict(items)
+        for check in order.checks:
+            if check["id"] in self.step["cures"] and check["id"] in self.printed:
+                text, rc = self.printed[check["id"]]
+                kept.setdefault(f"{check['id']}.txt", f"$ {check['command']}\n{text}\nexit code {rc}\n")
         folder = order.state_dir / "evidence" / order.run_id / str(self.step["id"])
-        return str(keep(folder, items, order.owner, datetime.datetime.now(datetime.timezone.utc)))
+        return str(keep(folder, kept, order.owner, datetime.datetime.now(datetime.timezone.utc)))
 
     def _touched(self) -> list[str]:
         return [
@@ -256,12 +282,17 @@ class Engine:
 
     def _run(self) -> Result:
         on = list(self.step["cures"])
-        if not self.settled(on, self.order.patience_seconds if self.order.follower else 0):
-            return Result(self._told("skipped", "what called for it has cleared by itself"), cured=True)
+        patience, gates = self.order.patience_seconds if self.order.follower else 0, self.step.get("gates") or []
+        with ThreadPoolExecutor(max_workers=2) as beside:
+            # Evidence is read while the guards are asked, and kept before anything is done.
+            looked, gated = beside.submit(self.look), beside.submit(self.open_findings, gates)
+            if not self.settled(on, patience):
+                return Result(self._told("skipped", "what called for it has cleared by itself"), cured=True)
+            items, blocked = looked.result(), gated.result()
         try:
-            if refused := self.refusal():
+            if refused := self.refusal(self.open_findings(gates) if patience else blocked):
                 return self._given_up("skipped", "remedy-refused", refused, "")
-            evidence = self.keep_evidence()
+            evidence = self.keep_evidence(items)
             self.act(self.step["acts"])
         except StateError as error:
             return self._given_up("skipped", "remedy-refused", f"no evidence or budget can be kept: {error}", "")
