@@ -284,6 +284,24 @@ def test_maintenance_is_quiet_without_a_critical_finding(
 ) -> None:
     book = Runbook(role="x", slug="x", title="X", category=category)
     assert escalation.quiet(world.run(severity=severity), book) is expected
+    assert escalation.quiet(world.run(state="failed", severity=severity), book) is (category == "tool"), "it was not done"
+
+
+@pytest.mark.parametrize(
+    ("changes", "joins"),
+    [
+        ({}, True), ({"hosts": ["app1", "app2"]}, True), ({"hosts": [], "state": "refused"}, True),
+        ({"hosts": ["other"]}, False), ({"runbook": "performance-issues"}, False),
+        ({"hosts": [], "state": "unreachable", "inventory": ["/other"]}, False),
+    ],
+)  # fmt: skip
+def test_a_run_by_hand_joins_what_an_alert_has_opened(world: World, changes: dict[str, Any], joins: bool) -> None:
+    alert = AlertRef("ServiceDown", "0123456789abcdef")
+    assert world.trigger(world.run(alerts=[alert])) != []
+    by_hand = world.run(1, **changes)
+    assert world.desk.key_for(by_hand) == ("alert:0123456789abcdef" if joins else key_of(dump(by_hand)))
+    other = world.run(2, alerts=[AlertRef("ServiceDown", "fedcba9876543210")])
+    assert world.desk.key_for(other) == "alert:fedcba9876543210", "another alert is another incident"
 
 
 def test_rungs_match_severity_category_and_labels(world: World) -> None:

@@ -37,7 +37,6 @@ Clock = Callable[[], datetime]
 Say = Callable[[str], None]
 
 LOOK_BACK = 2000  # records; an incident that began before so many runs counts from the oldest of them
-_QUIET = ("maintenance", "tool")
 _TROUBLE = ("failed", "unreachable", "refused", "timed_out")
 _MISSING = "the inventory has no address for it"
 # One broken secret must not keep the other contacts from being told, so each address is looked up by itself.
@@ -229,8 +228,10 @@ def severity_of(record: Record, runbook: Runbook) -> Severity:
 
 
 def quiet(record: Record, runbook: Runbook) -> bool:
-    """Maintenance that leaves no critical finding can wait until somebody reads its report."""
-    return runbook.category in _QUIET and not any(f.severity == "critical" for f in record.open_findings)
+    """Maintenance that was done and leaves no critical finding can wait until somebody reads its report."""
+    if any(f.severity == "critical" for f in record.open_findings):
+        return False
+    return runbook.category == "tool" or (runbook.category == "maintenance" and record.state == "succeeded")
 
 
 def read_policy(project: Project, paths: list[Path], limit: str | None) -> Policy:
@@ -309,6 +310,17 @@ class Desk:
             if mine or one["key"] == key_of(data):
                 keys.append(one["key"])
         return keys
+
+    def key_for(self, record: Record) -> str:
+        """Given a run in trouble, return its incident's key: one that answers no alert joins what is open on its hosts."""
+        own = key_of(dump(record))
+        if own.startswith("alert:"):
+            return own
+        for one in self.unresolved():
+            here = set(one["hosts"]) & set(record.hosts) if record.hosts else one["inventory"] == record.inventory
+            if one["key"].startswith("alert:") and one["runbook"] == record.runbook and here:
+                return str(one["key"])
+        return own
 
     def incident(self, key: str) -> Incident:
         return incident(reversed(list(islice(self.store.newest(LOOK_BACK), LOOK_BACK))), key)
@@ -389,6 +401,7 @@ def escalate(
     key = key_of(dump(record))
     if event == "resolve":
         return desk.resolve(record, policy, compose(record, runbook, "resolve", key, why))
+    key = desk.key_for(record)
     matched = matching(policy, record, runbook)
     return desk.trigger(record, policy, compose(record, runbook, "trigger", key, why), matched) if matched else []
 

@@ -247,7 +247,7 @@ def _abandon(play: Play) -> None:
 
 def _close(record: Record, store: Store) -> None:
     record.ended = now()
-    record.seconds = round((record.ended - record.started).total_seconds(), 3)
+    record.seconds = max(0.0, round((record.ended - record.started).total_seconds(), 3))
     store.save(record)
 
 
