@@ -257,10 +257,10 @@ class Record:
 
     @property
     def ranked_findings(self) -> list[Finding]:
-        """The findings, open ones first, root causes and the worst at the top."""
+        """The findings, open ones first, root causes and the worst at the top; what is only advice comes last."""
 
-        def place(f: Finding) -> tuple[bool, int, int, str, str]:
-            return f.state != "open", f.rank or sys.maxsize, SEVERITIES.index(f.severity), f.host, f.subject
+        def place(f: Finding) -> tuple[bool, bool, int, int, str, str]:
+            return f.severity == "info", f.state != "open", f.rank or sys.maxsize, SEVERITIES.index(f.severity), f.host, f.subject
 
         return sorted(self.findings, key=place)
 
