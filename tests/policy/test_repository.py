@@ -118,3 +118,9 @@ def test_files_end_with_one_line_end_and_have_no_merge_marks() -> None:
 def test_programs_say_what_runs_them() -> None:
     programs = [path for path in tracked() if os.access(path, os.X_OK)]
     assert [name(path) for path in programs if not TEXTS[path].startswith("#!")] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=name)
+def test_no_label_of_a_diagram_has_what_ends_it(path: Path) -> None:
+    for diagram in re.findall(r"```mermaid\n(.*?)```", path.read_text(), re.DOTALL):
+        assert re.findall(r"-- [^|\n]*--[^|\n>]*-->", diagram) == [], "put the label between bars and quotes"

@@ -107,7 +107,7 @@ def flowchart(runbook: Runbook) -> str:
     if runbook.mode == "diagnose":
         lines = ["flowchart TD", '  open(["open: carry out all checks at once"])', "  open --> plan"]
         lines.append('  plan{{"plan: rank the findings,<br/>root cause first"}}'.replace("{{", "{").replace("}}", "}"))
-        lines += ["  plan -- without --fix --> left", "  plan -- healthy --> done"]
+        lines += ['  plan -->|"without --fix"| left', "  plan -->|healthy| done"]
         previous = "plan"
     for step in runbook.steps:
         node = f"step_{step.id.replace('-', '_')}"
