@@ -10,6 +10,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from support.repository import ROOT, load, name, tracked
 
 TEXTS = {path: path.read_text(errors="replace") for path in tracked() if path.suffix not in (".png", ".woff2")}
