@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import ssl
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.runbook_checks import Outcome, unmet
 from fakes.services import PagerDuty
 from support.monitoring import SERVICE_DOWN, Alertmanager, Prometheus, free_port
 
@@ -164,6 +166,39 @@ def the_app_was_killed(record: dict[str, Any], state: str) -> bool:
     told = (first["id"], first["observed"], first["cause"]) == ("app-process", "exited", "")
     followers = {one["cause"] for one in counting if one is not first}
     return told and followers == {"sandbox/app-process"} and {one["state"] for one in counting} == {state}
+
+
+PASTED = re.compile(r"`(?P<id>[a-z-]+)`, on [^\n]*:\n\n```sh\n(?P<command>.*?)\n```", re.DOTALL)
+RUNBOOK = yaml.safe_load((REPO / "roles" / "service_down" / "meta" / "runbook.yml").read_text())
+INPUTS = yaml.safe_load((REPO / "roles" / "service_down" / "defaults" / "main.yml").read_text())
+
+
+def expected(check: dict[str, Any]) -> dict[str, Any]:
+    """Return a check's expectation with the defaults that the page shows."""
+    text = re.sub(r"\{\{ (\w+) \}\}", lambda found: str(INPUTS[found[1]]), json.dumps(check["expect"]))
+    return json.loads(text)
+
+
+def test_commands_of_the_page_give_what_it_says(deployment: Deployment) -> None:
+    """Pasted into a shell of the host, as an operator does; the part `host` is every host."""
+    page = (REPO / "docs" / "runbooks" / "service-down.md").read_text()
+    commands = {found["id"]: found["command"] for found in PASTED.finditer(page)}
+    checks = {check["id"]: check for check in RUNBOOK["checks"]}
+    assert set(commands) == set(checks)
+    command = deployment.command(deployment.root / "pasted")
+    shell = command("env", "service-down", "-i", str(SANDBOX), "-l", "sandbox").out
+    wrong = {}
+    for name, check in checks.items():
+        # The mark of a span is chosen anew for each look; a person posts one, then looks for it, in that order.
+        if check["part"] not in ("host", "app", "database") or check["otherwise"]["severity"] == "info":
+            continue
+        done = subprocess.run(
+            ["bash", "-c", f"{shell}\n{commands[name]}"], capture_output=True, text=True, check=False, cwd="/"
+        )
+        why = unmet(expected(check), Outcome(done.returncode, done.stdout, done.stderr, 0))
+        if why is not None:
+            wrong[name] = why
+    assert wrong == {}
 
 
 def test_a_killed_app_comes_back_and_nobody_is_woken(

@@ -194,6 +194,12 @@ def test_a_runbook_has_its_page(role: Path) -> None:
     assert f"({runbook(role)['slug']}.md)" in (ROOT / "docs" / "runbooks" / "index.md").read_text()
 
 
+@each_written
+def test_what_a_page_expects_is_a_value(role: Path) -> None:
+    page = (ROOT / "docs" / "runbooks" / f"{runbook(role)['slug']}.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("Expected: ") and "{{" in line] == []
+
+
 def test_pages_are_fresh() -> None:
     assert [name(path) for path in write_pages(Project(ROOT), check=True)] == [], "make docs renders them"
 
