@@ -149,6 +149,7 @@ def done(document: Any) -> list[tuple[str, str, str]]:
 def test_a_healthy_deployment_has_nothing_to_tell(three: Deployment) -> None:
     document = three.document()
     assert (document["exit_code"], document["findings"], document["plan"], document["actions"]) == (0, [], [], [])
+    assert document["tells"] is False, "the inventory has nobody told, so nobody is looked up"
 
 
 def test_the_cause_on_one_host_explains_what_is_seen_on_others(three: Deployment) -> None:

@@ -12,6 +12,7 @@ from fakes.services import Mail, PagerDuty, Slack
 from runbook import escalation, notifiers
 from runbook.catalog import Runbook
 from runbook.escalation import Contact, Desk, Message, Policy, Rung, incident, key_of
+from runbook.project import Project
 from runbook.record import Action, AlertRef, Finding, Record, Remedy, Source, Store
 from runbook.redact import shared
 from runbook.schema import dump
@@ -284,7 +285,9 @@ def test_maintenance_is_quiet_without_a_critical_finding(
 ) -> None:
     book = Runbook(role="x", slug="x", title="X", category=category)
     assert escalation.quiet(world.run(severity=severity), book) is expected
-    assert escalation.quiet(world.run(state="failed", severity=severity), book) is (category == "tool"), "it was not done"
+    assert escalation.quiet(world.run(state="failed", severity=severity), book) is (category == "tool"), (
+        "it was not done"
+    )
 
 
 @pytest.mark.parametrize(
@@ -466,3 +469,16 @@ def test_the_index_of_what_is_open_holds_no_address(world: World) -> None:
     (path,) = (world.store.root / "incidents").glob("*.json")
     assert "fake://" not in path.read_text()
     assert json.loads(path.read_text())["hosts"] == ["app1"]
+
+
+def test_where_the_run_saw_that_nobody_is_told_the_inventory_is_not_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: Any) -> None:
+        raise LookupError("asked")
+
+    monkeypatch.setattr(escalation, "Catalog", asked)
+    said: dict[Any, list[str]] = {False: [], None: []}
+    for tells, lines in said.items():
+        escalation.after_run(Project(Path("/x")), world.store, world.run(tells=tells), lines.append, world.desk)
+    assert said == {False: [], None: ["Nobody could be told of this run: LookupError: asked"]}

@@ -408,6 +408,8 @@ def escalate(
 
 def after_run(project: Project, store: Store, record: Record, say: Say, desk: Desk | None = None) -> None:
     """Given a run that has ended, tell whoever has to know. Nothing that goes wrong here changes how the run ended."""
+    if record.tells is False:
+        return
     try:
         desk = desk or Desk(store, deliver)
         runbook = Catalog(project).get(record.runbook)

@@ -156,6 +156,8 @@ class Collector:
         record, final = self.record, bool(found.get("final"))
         record.findings = _merge(record.findings, self._models(Finding, found.get("findings"), host), host, final)
         record.actions = _merge(record.actions, self._models(Action, found.get("actions"), host), host, final)
+        if "told" in found:
+            record.tells = bool(record.tells) or found["told"] is True
         if "plan" in found:
             record.plan, record.confirmation = self._models(Remedy, found["plan"], host), str(found.get("confirmation") or "")
         if isinstance(found.get("facts"), dict):

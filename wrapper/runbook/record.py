@@ -250,6 +250,7 @@ class Record:
     manual: list[Signed] = field(default_factory=list)
     said: list[OperatorNote] = field(default_factory=list)
     escalated: list[Escalated] = field(default_factory=list)
+    tells: bool | None = None  # whether the inventory has anybody told; None where no host was asked
 
     @property
     def open_findings(self) -> list[Finding]:

@@ -34,13 +34,18 @@ DO = "Correct it in the inventory; no host was looked at"
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
+    _rungs = 0
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         if fault := self._fault(task_vars):
             said = f"Who is told cannot be decided: {fault}. {DO}"
             return result | {"failed": True, "msg": said, "runbook": report(outcome="bad_input", message=said)}
-        return result | self._execute_module(task_vars=task_vars)
+        module = self._execute_module(task_vars=task_vars)
+        if isinstance(module.get("runbook"), dict):
+            # Where nobody is to be told, the wrapper need not ask the inventory who.
+            module["runbook"]["told"] = self._rungs > 0
+        return result | module
 
     def _fault(self, task_vars: Any) -> str:
         try:
@@ -52,4 +57,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (AnsibleError, ValueError) as error:
             # What it says may quote an address.
             return f"tracker_contacts or tracker_escalation cannot be read ({type(error).__name__})"
+        self._rungs = len(rungs or [])
         return "; ".join(faults(contacts, rungs))
