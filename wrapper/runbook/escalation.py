@@ -398,12 +398,11 @@ def escalate(
     runbook = Catalog(project).get(record.runbook)
     if policy is None:
         policy = read_policy(project, inventory.resolve(record.inventory, project), record.limit)
-    key = key_of(dump(record))
     if event == "resolve":
-        return desk.resolve(record, policy, compose(record, runbook, "resolve", key, why))
-    key = desk.key_for(record)
-    matched = matching(policy, record, runbook)
-    return desk.trigger(record, policy, compose(record, runbook, "trigger", key, why), matched) if matched else []
+        return desk.resolve(record, policy, compose(record, runbook, "resolve", key_of(dump(record)), why))
+    if not (matched := matching(policy, record, runbook)):
+        return []
+    return desk.trigger(record, policy, compose(record, runbook, "trigger", desk.key_for(record), why), matched)
 
 
 def after_run(project: Project, store: Store, record: Record, say: Say, desk: Desk | None = None) -> None:

@@ -12,8 +12,8 @@ from ansible.plugins.action import ActionBase
 class ActionModule(ActionBase):  # type: ignore[misc]
     """A step file says which step; the plan of the run says whether, and with what.
 
-    A remedy that the plan does not hold for this host is skipped without a round trip, and check mode needs none. One whose finding was to be
-    cured by an earlier remedy that failed, on whatever host, is refused: it would act in vain.
+    A remedy that the plan does not hold for this host is skipped without a round trip, and check mode needs none. One
+    whose finding was to be cured by an earlier remedy that failed, on whatever host, is refused: it would act in vain.
     """
 
     TRANSFERS_FILES = False
@@ -27,7 +27,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if self._task.check_mode:
             return result | {"changed": True}
         planned = due[name]
-        arguments = self._template(task_vars, "__runbook_remedy_arguments", {})
+        arguments = dict(self._templar.template(task_vars["__runbook_remedy_arguments"]))
         step = next(step for step in task_vars["__runbook"]["steps"] if step["id"] == name)
         arguments["step"] = self._templar.template(step)
         arguments |= {key: planned[key] for key in ("because", "follower", "targets")}
@@ -35,10 +35,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             arguments["refused"] = failed
         module = self._execute_module(module_name="runbook_remedy", module_args=arguments, task_vars=task_vars)
         return result | module
-
-    def _template(self, task_vars: Any, name: str, default: Any) -> Any:
-        found = self._templar.template(task_vars.get(name, default))
-        return dict(found) if isinstance(found, dict) else found
 
     def _failed_before(self, task_vars: Any, step: Any) -> str:
         """Return which earlier remedy of this run did not cure what this step must not act beside."""

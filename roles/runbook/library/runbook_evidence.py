@@ -41,7 +41,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.runbook_checks import command_environment, run_command
 from ansible.module_utils.runbook_components import Component, ComponentError
-from ansible.module_utils.runbook_evidence import keep
+from ansible.module_utils.runbook_evidence import keep, transcript
 from ansible.module_utils.runbook_result import report
 from ansible.module_utils.runbook_state import StateError
 
@@ -83,7 +83,7 @@ def main() -> None:
     items.update(component_texts(given["components"], given["log_lines"]))
     for name, command in given["commands"].items():
         outcome = run_command(str(command), environment, COMMAND_TIMEOUT_SECONDS, given["os_user"])
-        items[str(name)] = f"$ {command}\n{outcome.stdout}{outcome.stderr}\nexit code {outcome.rc}\n"
+        items[str(name)] = transcript(command, outcome.stdout + outcome.stderr, outcome.rc)
     try:
         keep(folder, items, given["who"], datetime.datetime.now(datetime.timezone.utc))
     except StateError as error:

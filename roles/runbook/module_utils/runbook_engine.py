@@ -21,7 +21,7 @@ from typing import Any, Callable
 from ansible.module_utils import runbook_good, runbook_reclaim
 from ansible.module_utils.runbook_checks import CONCURRENCY, command_environment, probe_all, run_command
 from ansible.module_utils.runbook_components import Component, ComponentError
-from ansible.module_utils.runbook_evidence import keep
+from ansible.module_utils.runbook_evidence import keep, transcript
 from ansible.module_utils.runbook_remedies import Budget
 from ansible.module_utils.runbook_result import action, finding
 from ansible.module_utils.runbook_state import StateError, read_json, write_json
@@ -158,10 +158,10 @@ class Engine:
         environment = command_environment({**order.environment, **order.secrets})
         prelude = environment.pop("RUNBOOK_PRELUDE", "")
 
-        def printed(command: str) -> str:
+        def carried_out(command: str) -> str:
             line = f"{prelude}\n{command}".strip()
             outcome = run_command(line, environment, EVIDENCE_TIMEOUT_SECONDS, order.os_user)
-            return f"$ {command}\n{outcome.stdout}{outcome.stderr}\nexit code {outcome.rc}\n"
+            return transcript(command, outcome.stdout + outcome.stderr, outcome.rc)
 
         sources: dict[str, Callable[[], str]] = {}
         for name in dict.fromkeys([*self._touched(), str(self.step.get("part") or "")]):
@@ -170,7 +170,7 @@ class Engine:
                 sources[f"{name}-status.txt"] = partial(_status, component)
                 sources[f"{name}-log.txt"] = partial(component.logs, order.log_lines)
         commands = self.step.get("evidence") or {}
-        sources.update({f"{name}.txt": partial(printed, command) for name, command in commands.items()})
+        sources.update({f"{name}.txt": partial(carried_out, command) for name, command in commands.items()})
         with ThreadPoolExecutor(max_workers=CONCURRENCY) as pool:
             items = dict(zip(sources, pool.map(lambda read: read(), sources.values())))
         if order.targets:
@@ -183,7 +183,7 @@ class Engine:
         for check in order.checks:
             if check["id"] in self.step["cures"] and check["id"] in self.printed:
                 text, rc = self.printed[check["id"]]
-                kept.setdefault(f"{check['id']}.txt", f"$ {check['command']}\n{text}\nexit code {rc}\n")
+                kept.setdefault(f"{check['id']}.txt", transcript(check["command"], text, rc))
         folder = order.state_dir / "evidence" / order.run_id / str(self.step["id"])
         return str(keep(folder, kept, order.owner, datetime.datetime.now(datetime.timezone.utc)))
 
@@ -285,7 +285,7 @@ class Engine:
         patience, gates = self.order.patience_seconds if self.order.follower else 0, self.step.get("gates") or []
         with ThreadPoolExecutor(max_workers=2) as beside:
             # Evidence is read while the guards are asked, and kept before anything is done.
-            looked, gated = beside.submit(self.look), beside.submit(self.open_findings, gates)
+            looked, gated = beside.submit(self.look), beside.submit(self.open_findings, [] if patience else gates)
             if not self.settled(on, patience):
                 return Result(self._told("skipped", "what called for it has cleared by itself"), cured=True)
             items, blocked = looked.result(), gated.result()

@@ -39,6 +39,11 @@ def mask(text: str) -> str:
     return text
 
 
+def transcript(command: str, output: str, rc: int | None) -> str:
+    """Return what a command gave, as a shell would show it."""
+    return f"$ {command}\n{output}\nexit code {rc}\n"
+
+
 def keep(folder: Path, items: Mapping[str, str], who: str, now: datetime.datetime) -> Path:
     """Add `items` (file name -> text) to the bundle in `folder`, masked, and return the folder.
 

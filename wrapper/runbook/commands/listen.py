@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
+from runbook.alertmanager import is_loopback
 from runbook.errors import BadInput, ExitCode, RunbookError
 from runbook.options import current_project, open_records
 from runbook.project import Project, state_dir
@@ -53,7 +53,7 @@ def _serve(project: Project, loaded: Loaded) -> int:
     from runbook.listen.clock import Clock  # noqa: PLC0415  for the same reason
 
     mine = loaded.settings
-    if mine.tls is None and not _loopback(mine.address):
+    if mine.tls is None and not is_loopback(mine.address):
         work.say(f"Warning: tokens and alerts reach {mine.address} unencrypted; set tls, or put a proxy before it")
     store = open_records(ready=True)
     alone = _alone(state_dir() / "queue")
@@ -78,10 +78,3 @@ def _alone(folder: Path) -> IO[str]:
         lock.close()
         raise AlreadyListening(f"Another listener works on {folder}.", "Stop it, or set RUNBOOK_STATE_DIR.") from error
     return lock
-
-
-def _loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
