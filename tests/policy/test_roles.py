@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.database_planner import Limits
-from support.repository import ROLES, ROOT, RUNBOOK_ROLES, load, name, runbook, tasks
+from support.repository import ROLES, ROOT, RUNBOOK_FILES, RUNBOOK_ROLES, entry, load, name, runbook, tasks
 
 TYPES = {
     "str": str,
@@ -26,8 +26,12 @@ TASK_FILES = sorted(path for role in ROLES for path in (role / "tasks").glob("*.
 
 
 def specs(role: Path) -> dict[str, Any]:
-    options: dict[str, Any] = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
-    return options
+    """Return the inputs of all entry points of a role; one that several have is described once."""
+    found: dict[str, Any] = {}
+    for point in load(role / "meta" / "argument_specs.yml")["argument_specs"].values():
+        for key, option in point["options"].items():
+            assert found.setdefault(key, option) == option, f"{key} is described in two ways"
+    return found
 
 
 def defaults(role: Path) -> dict[str, Any]:
@@ -65,8 +69,9 @@ def _fits(value: Any, kind: str) -> bool:
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
 def test_inputs_are_named_for_their_role_and_described(role: Path) -> None:
+    points = [f"{point}_" for point in load(role / "meta" / "argument_specs.yml")["argument_specs"] if point != "main"]
     for key, option in specs(role).items():
-        assert key.startswith(f"{role.name}_"), key
+        assert key.startswith((f"{role.name}_", *points)), key
         assert option.get("type") in TYPES and option.get("description"), key
         for inner, part in (option.get("options") or {}).items():
             assert part.get("type") in TYPES and part.get("description"), f"{key}.{inner}"
@@ -78,9 +83,9 @@ def test_the_planner_alone_decides_as_the_role_does() -> None:
     assert own == {key: given[f"database_{key}"] for key in own}
 
 
-def includes(role: Path) -> list[str]:
+def includes(path: Path) -> list[str]:
     found = []
-    for task in tasks(load(role / "tasks" / "main.yml")):
+    for task in tasks(load(path)):
         for keyword in INCLUDES:
             if keyword in task:
                 file = task[keyword] if isinstance(task[keyword], str) else task[keyword]["file"]
@@ -88,37 +93,59 @@ def includes(role: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("role", RUNBOOK_ROLES, ids=lambda r: r.name)
-def test_steps_are_files_and_files_are_steps_in_their_order(role: Path) -> None:
-    steps = [step["id"] for step in runbook(role)["steps"] if step["kind"] != "manual"]
-    files = {path.stem for path in (role / "tasks").glob("*.yml")} - {"main", "check"}
-    assert files == set(steps) and len(steps) == len(set(steps))
-    assert [file for file in includes(role) if file != "check"] == steps
-    assert (role / "tasks" / "check.yml").exists()
+def contents(path: Path) -> Path:
+    """Return the contents page of a runbook: the task file of its entry point."""
+    return path.parents[1] / "tasks" / f"{entry(path)}.yml"
+
+
+def check_of(path: Path) -> str:
+    return "check" if entry(path) == "main" else f"{entry(path)}-check"
+
+
+@pytest.mark.parametrize("path", RUNBOOK_FILES, ids=name)
+def test_steps_are_files_in_their_order(path: Path) -> None:
+    steps = [step["id"] for step in runbook(path)["steps"] if step["kind"] != "manual"]
+    assert len(steps) == len(set(steps))
+    assert [file for file in includes(contents(path)) if file != "check"] == steps
+    assert contents(path).with_name(f"{check_of(path)}.yml").exists()
 
 
 @pytest.mark.parametrize("role", RUNBOOK_ROLES, ids=lambda r: r.name)
-def test_a_step_hands_its_result_to_the_frame(role: Path) -> None:
+def test_files_are_steps(role: Path) -> None:
+    known = set()
+    for path in (role / "meta").glob("runbook*.yml"):
+        steps = {step["id"] for step in runbook(path)["steps"] if step["kind"] != "manual"}
+        assert not steps & known, "a step's id is that of its file"
+        known |= steps | {entry(path), check_of(path)}
+    assert {path.stem for path in (role / "tasks").glob("*.yml")} == known
+
+
+@pytest.mark.parametrize("path", RUNBOOK_FILES, ids=name)
+def test_a_step_hands_its_result_to_the_frame(path: Path) -> None:
     """The frame collects what steps register as __<role>_step_<id>; a tool has no frame."""
-    if runbook(role)["category"] == "tool":
+    if runbook(path)["category"] == "tool":
         return
-    for step in runbook(role)["steps"]:
+    role = path.parents[1]
+    for step in runbook(path)["steps"]:
         if step["kind"] == "manual":
             continue
         registered = [task.get("register") for task in tasks(load(role / "tasks" / f"{step['id']}.yml"))]
         assert f"__{role.name}_step_{step['id'].replace('-', '_')}" in registered, step["id"]
 
 
+CONTENTS = {contents(path) for path in RUNBOOK_FILES} | {role / "tasks" / "main.yml" for role in ROLES}
+
+
 @pytest.mark.parametrize("path", TASK_FILES, ids=name)
 def test_tasks_are_named_for_their_step(path: Path) -> None:
     for task in tasks(load(path)):
-        pattern = r"[A-Z].*[^.]" if path.stem == "main" else rf"{path.stem} \| [A-Z].*[^.]"
+        pattern = r"[A-Z].*[^.]" if path in CONTENTS else rf"{path.stem} \| [A-Z].*[^.]"
         assert re.fullmatch(pattern, str(task.get("name"))), f"{task.get('name')!r} is not of the form {pattern}"
 
 
 @pytest.mark.parametrize("path", TASK_FILES, ids=name)
 def test_task_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= (40 if path.stem == "main" else 120)
+    assert len(path.read_text().splitlines()) <= (40 if path in CONTENTS else 120)
 
 
 @pytest.mark.parametrize(

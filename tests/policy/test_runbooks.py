@@ -10,9 +10,9 @@ import pytest
 from ansible.module_utils.runbook_checks import EXPECTATIONS
 from runbook.docs import write_pages
 from runbook.project import Project
-from support.repository import ROOT, RUNBOOK_ROLES, load, name, runbook
+from support.repository import ROOT, RUNBOOK_FILES, entry, load, name, runbook
 
-WRITTEN = [role for role in RUNBOOK_ROLES if runbook(role)["category"] != "tool"]
+WRITTEN = [role for path in RUNBOOK_FILES if runbook(path)["category"] != "tool"]
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 CHECK_KEYS = {
     "id", "part", "section", "question", "command", "user", "timeout_seconds", "expect", "needs", "shows", "otherwise",
@@ -23,19 +23,19 @@ PARTS = {"host", "app", "database", "cache", "proxy", "collector", "monitoring",
 SECTIONS = {"immediate", "investigation", "verification"}
 KINDS = {"read", "change", "destructive", "manual"}
 ALERTS = load(ROOT / "tests" / "policy" / "alerts.yml")
-each_runbook = pytest.mark.parametrize("role", RUNBOOK_ROLES, ids=lambda r: r.name)
-each_written = pytest.mark.parametrize("role", WRITTEN, ids=lambda r: r.name)
+each_runbook = pytest.mark.parametrize("path", RUNBOOK_FILES, ids=name)
+each_written = pytest.mark.parametrize("path", WRITTEN, ids=name)
 
 
 def test_there_are_runbooks() -> None:
     assert WRITTEN
-    slugs = [runbook(role)["slug"] for role in RUNBOOK_ROLES]
+    slugs = [runbook(path)["slug"] for path in RUNBOOK_FILES]
     assert len(slugs) == len(set(slugs))
 
 
 @each_runbook
-def test_checks_are_complete_and_name_what_exists(role: Path) -> None:
-    data = runbook(role)
+def test_checks_are_complete_and_name_what_exists(path: Path) -> None:
+    data = runbook(path)
     steps = {step["id"] for step in data["steps"]}
     known: set[str] = set()
     for check in data["checks"]:
@@ -53,8 +53,8 @@ def test_checks_are_complete_and_name_what_exists(role: Path) -> None:
 
 
 @each_runbook
-def test_expectations_are_of_the_kinds_that_the_probe_knows(role: Path) -> None:
-    for check in runbook(role)["checks"]:
+def test_expectations_are_of_the_kinds_that_the_probe_knows(path: Path) -> None:
+    for check in runbook(path)["checks"]:
         expect = check["expect"]
         assert expect and set(expect) <= set(EXPECTATIONS), check["id"]
         assert "json" not in expect or "equals" in expect, check["id"]
@@ -65,8 +65,8 @@ def test_expectations_are_of_the_kinds_that_the_probe_knows(role: Path) -> None:
 
 
 @each_runbook
-def test_commands_take_their_values_from_the_environment_alone(role: Path) -> None:
-    data = runbook(role)
+def test_commands_take_their_values_from_the_environment_alone(path: Path) -> None:
+    data = runbook(path)
     given = set(data["environment"]) | set(data.get("secrets", {}))
     for check in data["checks"]:
         assert not re.search(r"\{\{|\{%", check["command"]), f"{check['id']}: a command is never templated"
@@ -80,8 +80,8 @@ def test_commands_take_their_values_from_the_environment_alone(role: Path) -> No
 
 
 @each_runbook
-def test_steps_are_of_known_kinds_and_proved_by_checks_that_exist(role: Path) -> None:
-    data = runbook(role)
+def test_steps_are_of_known_kinds_and_proved_by_checks_that_exist(path: Path) -> None:
+    data = runbook(path)
     checks = {check["id"] for check in data["checks"]}
     for step in data["steps"]:
         assert step["kind"] in KINDS and step["does"] and not step["does"].endswith("."), step["id"]
@@ -93,8 +93,8 @@ REMEDY_KEYS = {"id", "kind", "does", "verify", "part", "cures", "unless", "gates
 
 
 @each_runbook
-def test_a_remedy_names_what_calls_for_it_and_what_proves_it(role: Path) -> None:
-    data = runbook(role)
+def test_a_remedy_names_what_calls_for_it_and_what_proves_it(path: Path) -> None:
+    data = runbook(path)
     checks = {check["id"] for check in data["checks"]}
     before: set[str] = set()
     for step in data["steps"]:
@@ -115,8 +115,8 @@ def test_a_remedy_names_what_calls_for_it_and_what_proves_it(role: Path) -> None
 
 
 @each_runbook
-def test_what_names_a_remedy_is_what_it_cures(role: Path) -> None:
-    data = runbook(role)
+def test_what_names_a_remedy_is_what_it_cures(path: Path) -> None:
+    data = runbook(path)
     remedies = {step["id"]: step["cures"] for step in data["steps"] if step.get("cures")}
     for check in data["checks"]:
         named = check["otherwise"]["remedy"]
@@ -124,8 +124,8 @@ def test_what_names_a_remedy_is_what_it_cures(role: Path) -> None:
 
 
 @each_runbook
-def test_explanations_stand_before_what_they_explain_or_in_another_part(role: Path) -> None:
-    checks = runbook(role)["checks"]
+def test_explanations_stand_before_what_they_explain_or_in_another_part(path: Path) -> None:
+    checks = runbook(path)["checks"]
     order = {check["id"]: number for number, check in enumerate(checks)}
     for check in checks:
         assert set(check.get("follows", [])) <= set(order), check["id"]
@@ -134,8 +134,8 @@ def test_explanations_stand_before_what_they_explain_or_in_another_part(role: Pa
 
 
 @each_runbook
-def test_alerts_are_those_that_the_tracker_has(role: Path) -> None:
-    assert [alert["name"] for alert in runbook(role)["alerts"] if alert["name"] not in ALERTS] == []
+def test_alerts_are_those_that_the_tracker_has(path: Path) -> None:
+    assert [alert["name"] for alert in runbook(path)["alerts"] if alert["name"] not in ALERTS] == []
 
 
 def test_the_list_of_alerts_is_a_list() -> None:
@@ -143,8 +143,8 @@ def test_the_list_of_alerts_is_a_list() -> None:
 
 
 @each_written
-def test_an_operator_finds_what_a_page_needs(role: Path) -> None:
-    data = runbook(role)
+def test_an_operator_finds_what_a_page_needs(path: Path) -> None:
+    data = runbook(path)
     for key in (
         "overview",
         "symptoms",
@@ -157,24 +157,25 @@ def test_an_operator_finds_what_a_page_needs(role: Path) -> None:
         assert data[key], key
     assert {check["section"] for check in data["checks"]} == SECTIONS
     assert data["time_limit_seconds"] > 0 and data["leases"]
-    for entry in data["escalation"]:
-        assert set(entry) == {"after", "to", "how", "why"} and all(entry.values())
+    for rung in data["escalation"]:
+        assert set(rung) == {"after", "to", "how", "why"} and all(rung.values())
 
 
 def play_roles(path: Path) -> list[Any]:
-    return [entry for play in load(path) for entry in play.get("roles", [])]
+    return [role for play in load(path) for role in play.get("roles", [])]
 
 
 @each_runbook
-def test_a_runbook_has_its_playbook(role: Path) -> None:
-    data = runbook(role)
-    path = ROOT / "playbooks" / f"{data['slug']}.yml"
-    plays = load(path)
+def test_a_runbook_has_its_playbook(path: Path) -> None:
+    data = runbook(path)
+    playbook = ROOT / "playbooks" / f"{data['slug']}.yml"
+    plays = load(playbook)
     assert [play["name"] for play in plays] == [data["title"]], "the title, word for word"
     if data["category"] != "tool":
-        assert [entry["role"] for entry in play_roles(path)] == ["runbook"]
-        given = play_roles(path)[0]["vars"]
-        assert (given["runbook_slug"], given["runbook_role"]) == (data["slug"], role.name)
+        assert [one["role"] for one in play_roles(playbook)] == ["runbook"]
+        given = play_roles(playbook)[0]["vars"]
+        assert (given["runbook_slug"], given["runbook_role"]) == (data["slug"], path.parent.parent.name)
+        assert given.get("runbook_entry", "main") == entry(path)
 
 
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=name)
@@ -182,21 +183,21 @@ def test_a_playbook_is_short_and_has_its_runbook(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 25
     if any("ansible.builtin.import_playbook" in play for play in load(path)):
         return
-    assert path.stem in [runbook(role)["slug"] for role in RUNBOOK_ROLES]
+    assert path.stem in [runbook(file)["slug"] for file in RUNBOOK_FILES]
     for play in load(path):
         assert play.get("gather_facts") is False and not play.get("tasks"), "a playbook names the runbook, nothing else"
 
 
 @each_written
-def test_a_runbook_has_its_page(role: Path) -> None:
-    page = (ROOT / "docs" / "runbooks" / f"{runbook(role)['slug']}.md").read_text()
-    assert f"# {runbook(role)['title']}" in page.splitlines()
-    assert f"({runbook(role)['slug']}.md)" in (ROOT / "docs" / "runbooks" / "index.md").read_text()
+def test_a_runbook_has_its_page(path: Path) -> None:
+    page = (ROOT / "docs" / "runbooks" / f"{runbook(path)['slug']}.md").read_text()
+    assert f"# {runbook(path)['title']}" in page.splitlines()
+    assert f"({runbook(path)['slug']}.md)" in (ROOT / "docs" / "runbooks" / "index.md").read_text()
 
 
 @each_written
-def test_what_a_page_expects_is_a_value(role: Path) -> None:
-    page = (ROOT / "docs" / "runbooks" / f"{runbook(role)['slug']}.md").read_text()
+def test_what_a_page_expects_is_a_value(path: Path) -> None:
+    page = (ROOT / "docs" / "runbooks" / f"{runbook(path)['slug']}.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("Expected: ") and "{{" in line] == []
 
 
@@ -205,7 +206,8 @@ def test_pages_are_fresh() -> None:
 
 
 @each_written
-def test_a_runbook_has_a_healthy_scenario_and_a_fault(role: Path) -> None:
+def test_a_runbook_has_a_healthy_scenario_and_a_fault(path: Path) -> None:
+    role = path.parents[1]
     scenarios = {path.parent.name for path in (role / "molecule").glob("*/molecule.yml")}
     assert "default" in scenarios and len(scenarios) >= 2
     for scenario in scenarios:

@@ -13,6 +13,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if (path / "tasks").is_dir())
 RUNBOOK_ROLES = [path for path in ROLES if (path / "meta" / "runbook.yml").exists()]
+# One per runbook: a role may have more than one, each with an entry point of its own.
+RUNBOOK_FILES = sorted(path for role in ROLES for path in (role / "meta").glob("runbook*.yml"))
 
 
 class Loader(yaml.CSafeLoader):
@@ -35,9 +37,15 @@ def load(path: Path) -> Any:
     return yaml.load(path.read_text(), Loader=Loader)  # noqa: S506  derived from a safe loader
 
 
-def runbook(role: Path) -> dict[str, Any]:
-    data: dict[str, Any] = load(role / "meta" / "runbook.yml")
+def runbook(path: Path) -> dict[str, Any]:
+    """Return the data of a runbook, given its file or the folder of its role."""
+    data: dict[str, Any] = load(path if path.suffix else path / "meta" / "runbook.yml")
     return data
+
+
+def entry(path: Path) -> str:
+    """Return the entry point of the role that a runbook's file belongs to."""
+    return path.stem.removeprefix("runbook").removeprefix("_") or "main"
 
 
 def tasks(items: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:

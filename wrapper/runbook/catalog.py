@@ -1,4 +1,4 @@
-"""The runbooks of a project, read from roles/<role>/meta/runbook.yml."""
+"""The runbooks of a project, read from roles/<role>/meta/runbook.yml, and runbook_<entry>.yml where a role has more."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Runbook:
-    """One runbook as its authors wrote it. `role` is the name of the folder it came from."""
+    """One runbook as its authors wrote it. `role` is the name of the folder it came from, `entry` the role's entry point."""
 
     role: str
     slug: str
@@ -161,6 +161,7 @@ class Runbook:
     os_user: str | None = None
     checks: list[Check] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    entry: str = "main"
 
     def __post_init__(self) -> None:
         _must_match(_SLUG, self.slug)
@@ -207,7 +208,8 @@ def load_runbook(path: Path) -> Runbook:
     """Given a meta/runbook.yml, return the runbook. Raise BadInput that names file, place and fault."""
     try:
         data = load_yaml(path.read_text())
-        return build(Runbook, {**data, "role": path.parent.parent.name})
+        entry = path.stem.removeprefix("runbook").removeprefix("_") or "main"
+        return build(Runbook, {**data, "role": path.parent.parent.name, "entry": entry})
     except SchemaError as error:
         raise BadInput(f"{path} is not valid: {error}", "Correct the file.") from error
     except (yaml.YAMLError, TypeError) as error:
@@ -219,13 +221,17 @@ class Catalog:
 
     def __init__(self, project: Project) -> None:
         self._paths: dict[str, Path] = {}
-        for path in sorted(project.roles.glob("*/meta/runbook.yml")):
+        for path in sorted(project.roles.glob("*/meta/runbook*.yml")):
             if found := _SLUG_LINE.search(path.read_text()):
                 self._paths[found[1]] = path
 
     @property
     def slugs(self) -> list[str]:
         return sorted(self._paths)
+
+    def path(self, slug: str) -> Path:
+        """Given the slug of a runbook, return its file."""
+        return self._paths[slug]
 
     def get(self, slug: str) -> Runbook:
         """Given a slug, return its runbook. Raise BadInput with the nearest match when there is none."""

@@ -129,7 +129,8 @@ class RunCommand(click.Command):
             with formatter.section("Runbooks"):
                 formatter.write_text(", ".join(catalog.slugs) or "none")
             return
-        own = load_options(project.roles / catalog.get(slug).role)
+        runbook = catalog.get(slug)
+        own = load_options(project.roles / runbook.role, runbook.entry)
         for title, options in ((slug, own), ("every run", frame_options(project.roles))):
             if options:
                 with formatter.section(f"Inputs of {title} (--set name=value)"):

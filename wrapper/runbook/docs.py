@@ -128,7 +128,7 @@ def flowchart(runbook: Runbook) -> str:
 
 def page(project: Project, runbook: Runbook, diagram: bool = True) -> str:
     """Given a runbook, return its page in Markdown."""
-    options = load_options(project.roles / runbook.role)
+    options = load_options(project.roles / runbook.role, runbook.entry)
     return _render(
         "page.md.j2",
         book=runbook,

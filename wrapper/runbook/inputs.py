@@ -45,14 +45,14 @@ class Option:
         return f"{self.type} of {self.elements}" if self.elements else self.type
 
 
-def load_options(role: Path) -> dict[str, Option]:
-    """Given a role's folder, return its inputs by name; empty where it describes none."""
+def load_options(role: Path, entry: str = "main") -> dict[str, Option]:
+    """Given a role's folder and entry point, return its inputs by name; empty where it describes none."""
     path = role / "meta" / "argument_specs.yml"
     if not path.exists():
         return {}
     try:
         specs = load_yaml(path.read_text())["argument_specs"]
-        found = (specs.get("main") or {}).get("options") or {}
+        found = (specs.get(entry) or {}).get("options") or {}
         return {name: build(Option, option, lenient=True) for name, option in found.items()}
     except (yaml.YAMLError, SchemaError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is not a valid argument spec: {error}", "Correct the file.") from error
@@ -60,7 +60,7 @@ def load_options(role: Path) -> dict[str, Option]:
 
 def frame_options(roles: Path) -> dict[str, Option]:
     """Given the folder of roles, return the inputs every run takes and a user may set."""
-    fixed = (*SET_BY_RUN, "runbook_slug", "runbook_role")
+    fixed = (*SET_BY_RUN, "runbook_slug", "runbook_role", "runbook_entry")
     return {name: option for name, option in load_options(roles / "runbook").items() if name not in fixed}
 
 

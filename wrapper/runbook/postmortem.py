@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from runbook.catalog import Lesson, Runbook, load_runbook
+from runbook.catalog import Catalog, Lesson, Runbook, load_runbook
 from runbook.docs import template
 from runbook.errors import BadInput
 from runbook.moments import Moment, alerts, people, time_of
@@ -128,7 +128,7 @@ def add_lesson(project: Project, runbook: Runbook, lesson: Lesson) -> Path:
 
     Raise BadInput where the file is not of the form that this can write to.
     """
-    path = project.roles / runbook.role / "meta" / "runbook.yml"
+    path = Catalog(project).path(runbook.slug)
     before = path.read_text()
     entry = yaml.safe_dump(
         [{"date": lesson.date, "text": lesson.text, "run": lesson.run}], allow_unicode=True, width=110

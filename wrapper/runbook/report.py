@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from runbook.backup_pictures import marks, phases
 from runbook.docs import template
 from runbook.errors import ExitCode
 from runbook.moments import people
@@ -123,6 +124,8 @@ def report(record: Record, store: Store, html: bool) -> str:
         many_hosts=len(record.hosts) > 1,
         charts={host: chart(facts.get("tables")) for host, facts in sorted(record.facts.items())},
         chart_rows=_CHART_ROWS,
+        sets={host: marks(facts) for host, facts in sorted(record.facts.items())},
+        drills={host: (facts.get("drill"), phases(facts)) for host, facts in sorted(record.facts.items())},
         timeline=_timeline(record),
         errors=_errors(record, store),
         beside=sorted(people(record), key=lambda one: one.at),

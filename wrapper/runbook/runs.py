@@ -112,7 +112,7 @@ def plan(project: Project, request: Request, dead_runs: list[str]) -> tuple[Reco
     playbook = project.playbook(request.slug)
     if not playbook.exists():
         raise BadInput(f"The runbook {request.slug} has no playbook {playbook}.", "Use another project.")
-    options = inputs.load_options(project.roles / runbook.role) | inputs.frame_options(project.roles)
+    options = inputs.load_options(project.roles / runbook.role, runbook.entry) | inputs.frame_options(project.roles)
     values = inputs.parse_inputs(request.sets, options)
     shared().learn([value for name, value in values.items() if inputs.is_secret(name, options[name])])
     paths = inventory.resolve(request.inventory, project)

@@ -112,7 +112,7 @@ class Tools:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            errors="replace",
+            errors="surrogateescape",  # every byte is kept: some of it is hashed
             env=whole,
             cwd="/",
             start_new_session=True,
@@ -151,6 +151,7 @@ def end_group(process: subprocess.Popen[str], grace_seconds: float = 10) -> None
 def last_words(done: Done) -> str:
     """Return the end of what a program wrote, on one line: its errors, or its output where it wrote no errors."""
     text = done.err.strip() or done.out.strip() or "it said nothing"
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return re.sub(r"\s*\n\s*", "; ", text)[-LAST_WORDS:]
 
 

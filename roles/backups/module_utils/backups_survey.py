@@ -1,0 +1,440 @@
+# Copyright (c) 2026 The LLM Cost Tracker runbooks authors
+# SPDX-License-Identifier: MIT
+"""Reads everything the plan is made from: server, repositories, sets, drills and what lies around them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Callable
+
+from ansible.module_utils.backups_basebackup import BaseBackup
+from ansible.module_utils.backups_engine import Engine, EngineRefused, Repository, Server
+from ansible.module_utils.backups_manifest import FILES_TAG, TAG, Shelf
+from ansible.module_utils.backups_pgbackrest import PgBackRest
+from ansible.module_utils.backups_planner import HOUR, Archiving, Files, Limits, Live, Picture, Space
+from ansible.module_utils.backups_restic import Repository as ResticRepository
+from ansible.module_utils.backups_restic import Restic, subset_for, verify_local
+from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools
+from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
+from ansible.module_utils.runbook_state import read_json, write_json
+
+LIVE = """
+SELECT pg_is_in_recovery() AS standby,
+  (SELECT system_identifier::text FROM pg_control_system()) AS system,
+  current_setting('server_version_num')::int AS version,
+  current_setting('data_directory', true) AS data_dir,
+  pg_size_bytes(current_setting('wal_segment_size')) AS segment,
+  current_setting('archive_mode') AS mode, current_setting('archive_command') AS command,
+  coalesce(current_setting('archive_library', true), '') AS library,
+  (SELECT setting::int FROM pg_settings WHERE name = 'archive_timeout') AS archive_timeout,
+  current_setting('wal_level') AS wal_level,
+  coalesce(current_setting('summarize_wal', true), 'off') AS summarize,
+  (SELECT extract(epoch FROM min(modification))::float FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') AS oldest_ready,
+  (SELECT sum(pg_database_size(oid)) FROM pg_database) AS bytes,
+  (SELECT coalesce(json_agg(spcname), '[]') FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')) AS spaces,
+  extract(epoch FROM clock_timestamp())::float AS now
+"""
+MEMORY = "backups.json"
+RECORD_LIMIT = 50
+GROWTH_DAYS = 14
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the role was told; names are those of its inputs without their prefix."""
+
+    connection: Connection
+    limits: Limits
+    state_dir: Path
+    engine: str
+    repository: str
+    repository_path: str
+    stanza: str
+    config: str
+    config_text: str
+    wal_method: str
+    files_repository: str
+    passphrase: str
+    os_user: str | None = None
+    bin_dir: str | None = None
+    nice: int = 10
+    upload_limit_kib: int | None = None
+    files_environment: dict[str, str] = field(default_factory=dict)
+    files_options: Sequence[str] = ()
+    files_cacert: str | None = None
+    scratch_dir: str = ""
+    manage_archiving: bool = True
+    takeover: bool = False
+    restart_allowed: bool = False
+    manage_packages: bool = True
+    archive_timeout_seconds: int = 60
+    wal_wait_seconds: int = 300
+    count_seconds: int = 300
+    passphrase_kept_at: str = ""
+    append_only: bool = False
+    check_parts: int = 7
+    redis: dict[str, Any] | None = None
+    grafana_database: str | None = None
+    files: Sequence[dict[str, Any]] = ()
+    costs: Sequence[dict[str, str]] = ()
+    components: dict[str, Any] = field(default_factory=dict)
+    parts: Sequence[str] = ()
+    lock_age_seconds: int = 1800
+    now: Callable[[], float] = time.time
+
+    @property
+    def memory_path(self) -> Path:
+        return self.state_dir / "memory" / MEMORY
+
+    def tools(self) -> Tools:
+        """Return how the database's programs are run: as its user."""
+        return Tools(self.os_user, self.bin_dir, self.nice)
+
+    def own_tools(self) -> Tools:
+        """Return how programs that read all of the host are run: as we are."""
+        return Tools(None, self.bin_dir, self.nice)
+
+
+class Surveyor:
+    """Reads, and changes nothing but our own memory."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.memory: dict[str, Any] = read_json(job.memory_path, {})
+        self.shelf = Shelf(job.state_dir / "backups" / "sets")
+        self.restic = Restic(
+            ResticRepository(
+                location=job.files_repository,
+                password=job.passphrase,
+                environment=dict(job.files_environment),
+                options=list(job.files_options),
+                cache_dir=str(job.state_dir / "cache" / "restic"),
+                limit_upload_kib=job.upload_limit_kib,
+                limit_download_kib=None,
+                cacert=job.files_cacert,
+            ),
+            job.own_tools(),
+            now=job.now,
+        )
+
+    def remember(self) -> None:
+        """Write what has to be known next time."""
+        self.memory["drills"] = self.memory.get("drills", [])[-RECORD_LIMIT:]
+        write_json(self.job.memory_path, self.memory)
+
+    def engine(self, known: dict[str, str] | None = None) -> Engine:
+        """Return the driver. `known` are sha256 of manifests by label."""
+        job = self.job
+        if job.engine == "pgbackrest":
+            return PgBackRest(job.tools(), job.stanza, job.config, job.repository_path, known or {})
+        return BaseBackup(job.tools(), job.repository, job.connection, job.wal_method, job.upload_limit_kib, job.now)
+
+    def look(self, verify: bool | None = None, write: bool = True) -> Picture:
+        """Return all that is seen. `verify`: read every file (True), none (False), or where it is due (None).
+
+        `write` allows to note what was verified; a look in check mode leaves nothing behind.
+        """
+        job = self.job
+        live, server, settings, restart = self._live()
+        files, sets, damaged = self._files(verify, write)
+        known = {s["database"]["label"]: str(s["database"].get("manifest_sha256", "")) for s in sets}
+        engine = self.engine(known)
+        repository = engine.read(server)
+        problems, verified_at = self._verified(engine, repository, verify)
+        picture = Picture(
+            now=job.now(),
+            live=live,
+            repository=repository,
+            engine=job.engine,
+            kinds=engine.kinds(server) if server else (),
+            problems=problems,
+            verified_at=verified_at,
+            files=files,
+            sets=tuple(sets),
+            damaged_sets=damaged,
+            drills=tuple(self.memory.get("drills", [])),
+            settings=tuple([*self._unprepared(repository, files), *settings]),
+            restart_needed=restart,
+            spaces=tuple(self._spaces(repository, server, write)),
+            uncovered=tuple(self._uncovered()),
+            passphrase_kept_at=job.passphrase_kept_at,
+            passphrase_beside=tuple(self._passphrase_beside(repository)),
+            queue_limit=self._queue_limit(),
+            append_only=job.append_only,
+            missing=tuple(self._missing()),
+            may_install=job.manage_packages,
+            leftovers=tuple(self._leftovers(engine)),
+        )
+        if write:
+            self.remember()
+        return picture
+
+    def server(self) -> Server:
+        """Return the live server. Raise EngineRefused if there is none to ask."""
+        live, server, _, _ = self._live()
+        if server is None:
+            raise EngineRefused(live.message)
+        return server
+
+    def _live(self) -> tuple[Live, Server | None, list[str], str]:
+        try:
+            with Session(self.job.connection) as session:
+                row = session.rows(LIVE, limit_seconds=60)[0]
+        except PsqlUnreachable as error:
+            return Live("down", f"the server cannot be reached: {error}"), None, [], ""
+        except PsqlError as error:
+            raise EngineRefused(
+                f"the server refuses to tell about its archiving: {error.message}; the role needs pg_monitor, and"
+                " pg_create_restore_point and pg_switch_wal, or a superuser"
+            ) from error
+        archiving = Archiving(
+            row["mode"], row["command"], row["library"], row["oldest_ready"]
+        )
+        state = "standby" if row["standby"] else "primary"
+        live = Live(state, "", row["system"], int(row["version"]) // 10000, archiving, int(row["bytes"]), row["now"])
+        server = Server(
+            row["system"], int(row["version"]), row["data_dir"] or "", int(row["segment"]), tuple(row["spaces"]),
+            row["summarize"] == "on",
+        )  # fmt: skip
+        settings, restart = self._archiving_due(row) if state == "primary" else ([], "")
+        return live, server, settings, restart
+
+    def _archiving_due(self, row: dict[str, Any]) -> tuple[list[str], str]:
+        """Return the settings that must change, in words, and what stands in the way (empty: nothing)."""
+        job = self.job
+        if job.engine == "basebackup" and job.wal_method == "receive":
+            return ([], "") if row["wal_level"] != "minimal" else ([], "wal_level is minimal: set it to replica and restart")
+        wanted = self.engine().archive_command()
+        command = "" if row["command"] == "(disabled)" else row["command"]
+        foreign = command not in ("", wanted) and not re.search(r"archive-(push|wal)\b", command)
+        if (foreign or row["library"]) and not job.takeover:
+            return [], (
+                f"archive_command is {command or row['library']!r}, which is not ours: let the one who set it know, then"
+                " run with --set backups_archiving_takeover=true"
+            )
+        due = []
+        # While archive_mode is off, the server does not show its archive_command.
+        if row["mode"] == "off" or command != wanted:
+            due.append("archive_command: WAL has to go into the repository")
+        if not 0 < int(row["archive_timeout"]) <= job.archive_timeout_seconds:
+            due.append(f"archive_timeout: the newest data must leave the disk within {job.archive_timeout_seconds} s")
+        if row["mode"] == "off" or row["wal_level"] == "minimal":
+            if not job.restart_allowed:
+                return [], (
+                    "archive_mode is off, and needs a restart of the server to be on: run with --set"
+                    " backups_restart_allowed=true in a quiet minute, or set archive_mode=on and restart it by hand"
+                )
+            due.append("archive_mode: the server has to be restarted for it")
+        if due and not job.manage_archiving:
+            return [], f"the server's archiving is not as it must be ({'; '.join(due)}), and backups_manage_archiving is off"
+        return due, ""
+
+    def _missing(self) -> list[str]:
+        wanted = {"pgbackrest": ["pgbackrest"]}.get(self.job.engine, []) + ["restic"]
+        return [program for program in wanted if not self.job.own_tools().has(program)]
+
+    def _unprepared(self, repository: Repository, files: Files) -> list[str]:
+        job, due = self.job, []
+        if job.engine == "pgbackrest" and _text_of(job.config) != job.config_text:
+            due.append(f"{job.config}: the configuration of pgbackrest has to be written")
+        if repository.state == "absent":
+            due.append(f"{job.repository}: the repository of the database has to be made")
+        if files.state == "absent":
+            due.append(f"{job.files_repository}: the repository of files has to be made")
+        return due
+
+    def _files(self, verify: bool | None, write: bool) -> tuple[Files, list[dict[str, Any]], dict[str, str]]:
+        try:
+            state = self.restic.state()
+            if state == "absent":
+                sets, damaged = self.shelf.read(None, _no_fetch, write=False)
+                return Files("absent"), sets, damaged
+            snapshots = self.restic.snapshots(None)
+        except ToolMissing as error:
+            return Files("error", str(error)), *self.shelf.read(None, _no_fetch, write=False)
+        except ToolError as error:
+            return Files("error", str(error)), *self.shelf.read(None, _no_fetch, write=False)
+        originals = {_set_of(s.tags): s.id for s in snapshots if TAG in s.tags and s.host == socket.gethostname()}
+        sets, damaged = self.shelf.read(
+            {k: v for k, v in originals.items() if k},
+            lambda snapshot: self.restic.read(snapshot, "/manifest.json").decode("utf-8", "replace"),
+            write,
+        )
+        held = tuple(
+            f"{lock.id[:8]} of {lock.user}@{lock.host}, pid {lock.pid}"
+            for lock in self.restic.locks()
+            if self.job.now() - lock.time.timestamp() > self.job.lock_age_seconds
+        )
+        problems = tuple(self._files_verified(verify))
+        present = frozenset(s.id for s in snapshots if FILES_TAG in s.tags)
+        return Files("ready", "", present, problems, held, self.job.append_only or None), sets, damaged
+
+    def _files_verified(self, verify: bool | None) -> list[str]:
+        """Return what is wrong with the repository of files, from a new look or from the last one."""
+        notes = self.memory.setdefault("files", {})
+        now = self.job.now()
+        due = verify or (verify is None and self._is_due(notes.get("verified_at")))
+        problems: list[str] = []
+        location = self.job.files_repository
+        if os.path.isdir(location):
+            problems, notes["marks"] = verify_local(location, notes.get("marks", {}), full=bool(due))
+        if due:
+            problems += self.restic.check(subset_for(int(now // 86400), self.job.check_parts))
+            notes["verified_at"], notes["problems"] = now, problems
+        elif not os.path.isdir(location):
+            problems = list(notes.get("problems", []))
+        return problems
+
+    def _is_due(self, verified_at: float | None) -> bool:
+        now = self.job.now()
+        return verified_at is None or not 0 <= now - verified_at <= self.job.limits.verify_max_age_hours * HOUR
+
+    def _verified(
+        self, engine: Engine, repository: Repository, verify: bool | None
+    ) -> tuple[dict[str, list[str]], float | None]:
+        """Return what is wrong with the backups, and when that was seen.
+
+        A local repository is read anew when any of its files is not the one that was verified; new WAL alone does not
+        call for that.
+        """
+        notes = self.memory.setdefault("database", {})
+        if repository.state != "ready" or not repository.backups:
+            return {}, notes.get("verified_at")
+        marks = fingerprints(repository.local_path) if repository.local_path else {}
+        labels = sorted(backup.label for backup in repository.backups)
+        touched = labels != notes.get("labels") or (bool(marks) and changed(notes.get("marks", {}), marks))
+        bad_before = any(notes.get("problems", {}).values())
+        if verify is False or (verify is None and not touched and not bad_before and not self._is_due(notes.get("verified_at"))):
+            return notes.get("problems", {}), notes.get("verified_at")
+        try:
+            problems = engine.verify(repository.backups)
+        except ToolError as error:
+            return {"": [f"the repository could not be verified: {error}"]}, notes.get("verified_at")
+        # Read after the fact: what was written meanwhile is looked at next time.
+        notes.update(marks=marks, labels=labels, problems=problems, verified_at=self.job.now())
+        return problems, notes["verified_at"]
+
+    def _spaces(self, repository: Repository, server: Server | None, write: bool) -> Iterator[Space]:
+        data_device = _device(server.data_dir) if server else None
+        growth = self.memory.setdefault("growth", {})
+        for path in dict.fromkeys((repository.local_path, self.job.files_repository)):
+            if not path or not os.path.isdir(path):
+                continue
+            found = os.statvfs(path)
+            total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+            history = growth.setdefault(path, [])
+            rate = _growth(history, self.job.now(), total - free)
+            if write:
+                growth[path] = _noted(history, self.job.now(), total - free)
+            yield Space(path, total, free, data_device is not None and _device(path) == data_device, rate)
+
+    def _uncovered(self) -> Iterator[tuple[str, str]]:
+        job = self.job
+        covered = [os.path.realpath(path) for each in job.files for path in each["paths"]]
+        if "cache" in job.parts and not job.redis:
+            yield "cache", "part cache of this host"
+        if not job.grafana_database and os.path.exists("/var/lib/grafana/grafana.db"):
+            yield "grafana", "/var/lib/grafana/grafana.db"
+        for name, component in sorted(job.components.items()):
+            if job.parts and name not in job.parts:
+                continue
+            for path in component.get("config_files") or []:
+                real = os.path.realpath(path)
+                if os.path.exists(real) and not any(real == c or real.startswith(c.rstrip("/") + "/") for c in covered):
+                    yield name, path
+
+    def _passphrase_beside(self, repository: Repository) -> Iterator[str]:
+        """Yield files in or beside a local repository that hold its passphrase."""
+        secret = self.job.passphrase.encode()
+        if len(secret) < 8:
+            return
+        roots = {Path(p) for p in (repository.local_path, self.job.files_repository) if p and os.path.isdir(p)}
+        for folder in sorted({r for root in roots for r in (root, root.parent)}):
+            for entry in sorted(folder.iterdir()):
+                with contextlib.suppress(OSError):
+                    if entry.is_file() and entry.stat().st_size < 65536 and secret in entry.read_bytes():
+                        yield str(entry)
+
+    def _queue_limit(self) -> str:
+        text = _text_of(self.job.config) if self.job.engine == "pgbackrest" else ""
+        found = re.search(r"^\s*archive-push-queue-max\s*=\s*(\S+)", text, re.M)
+        return found[1] if found else ""
+
+    def _leftovers(self, engine: Engine) -> list[str]:
+        scratch = Path(self.job.scratch_dir)
+        left = engine.leftovers(remove=False) if self.job.engine == "basebackup" else []
+        if scratch.is_dir():
+            left += [str(entry) for entry in sorted(scratch.iterdir()) if not entry.name.startswith(".")]
+        return left
+
+
+def fingerprints(root: str) -> dict[str, list[int]]:
+    """Return size, mtime and ctime of every file below `root`. The ctime moves with every write; nobody can set it."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                seen = os.lstat(path)
+                found[os.path.relpath(path, root)] = [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+    return found
+
+
+def changed(before: dict[str, list[int]], after: dict[str, list[int]]) -> bool:
+    """Return whether files are not those of before; new ones below archive/ and wal/, which grow, do not count."""
+    growing = ("archive" + os.sep, "wal" + os.sep)
+    if any(after.get(path) != mark for path, mark in before.items()):
+        return True
+    return any(path not in before and not path.startswith(growing) for path in after)
+
+
+def _no_fetch(reference: str) -> str:
+    raise AssertionError(f"{reference}: copies alone are read")
+
+
+def _set_of(tags: Sequence[str]) -> str:
+    return next((tag[len("set-") :] for tag in tags if tag.startswith("set-")), "")
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _device(path: str) -> int | None:
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return None
+
+
+def _growth(history: list[list[float]], now: float, used: float) -> float | None:
+    """Return the bytes a day by which a file system fills, over at least a day; None if it does not, or is unknown."""
+    if not history or now - history[0][0] < 86400:
+        return None
+    rate = (used - history[0][1]) / (now - history[0][0]) * 86400
+    return rate if rate > 0 else None
+
+
+def _noted(history: list[list[float]], now: float, used: float) -> list[list[float]]:
+    kept = [point for point in history if now - GROWTH_DAYS * 86400 <= point[0] <= now]
+    return kept if kept and now - kept[-1][0] < 3600 else [*kept, [now, used]]
+
+
+def set_tags(set_id: str, tag: str) -> list[str]:
+    """Return the tags of a snapshot that belongs to a set."""
+    return [tag, f"set-{set_id}"]
+
+
+def with_nice(job: Job, nice: int) -> Job:
+    """Return the job at another politeness: a restore in an emergency has none."""
+    return replace(job, nice=nice)

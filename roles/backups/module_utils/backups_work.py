@@ -1,0 +1,353 @@
+# Copyright (c) 2026 The LLM Cost Tracker runbooks authors
+# SPDX-License-Identifier: MIT
+"""The steps of a backup run. Each reads anew what is due, does it, and tells what it did to what.
+
+A set is taken in this order: a backup of the database, a restore point with the figures that a recovery to it must
+show, its WAL in the archive, the components, the snapshot of files, and last of all the manifest. Killed anywhere
+before that, there is no set, and the next run takes one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.backups_basebackup import BaseBackup
+from ansible.module_utils.backups_components import capture_files, capture_redis, capture_sqlite
+from ansible.module_utils.backups_engine import WAL, Engine, EngineRefused, Server
+from ansible.module_utils.backups_figures import FiguresError, ensure_canary, take_figures
+from ansible.module_utils.backups_manifest import FILES_TAG, NAME, TAG, new_set_id, sealed
+from ansible.module_utils.backups_pgbackrest import PgBackRest
+from ansible.module_utils.backups_planner import Plan, plan
+from ansible.module_utils.backups_scratch import MARK, clean_leftovers
+from ansible.module_utils.backups_survey import Job, Surveyor, set_tags
+from ansible.module_utils.backups_tools import ToolError
+from ansible.module_utils.runbook_components import Component, ComponentError
+from ansible.module_utils.runbook_psql import PsqlError, Session, child_identity, literal
+from ansible.module_utils.runbook_result import action, finding, human_bytes
+
+MANAGED = "# Ansible managed"
+
+
+class Backups:
+    """The steps over one job. `actions` and `findings` grow as work is done."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.surveyor = Surveyor(job)
+        self.actions: list[dict[str, Any]] = []
+        self.findings: list[dict[str, Any]] = []
+
+    def due(self, verify: bool | None = False) -> Plan:
+        """Return what is due now."""
+        return plan(self.surveyor.look(verify), self.job.limits)
+
+    @contextmanager
+    def acting(self, step: str, subject: str, reason: str, **told: Any) -> Iterator[dict[str, Any]]:
+        """Note an action around the work that carries it out. What fails is noted, and raised again."""
+        entry = action(step, subject, reason, **told)
+        began = time.monotonic()
+        self.actions.append(entry)
+        try:
+            yield entry
+        except (ToolError, EngineRefused, ComponentError, FiguresError, PsqlError, OSError) as error:
+            entry.update(result="failed", detail=str(error)[:600])
+            raise
+        else:
+            entry["result"] = "done"
+        finally:
+            entry["seconds"] = round(time.monotonic() - began, 2)
+
+    def repositories(self) -> None:
+        """Make what is missing: configuration, repositories, the server's archiving. Remove what killed runs left."""
+        picture = self.surveyor.look(verify=False)
+        planned = plan(picture, self.job.limits)
+        if planned.blocked:
+            raise EngineRefused(planned.blocked)
+        job, engine = self.job, self.surveyor.engine()
+        if picture.leftovers:
+            with self.acting("repositories", f"{len(picture.leftovers)} leftovers", "left by a run that was killed"):
+                clean_leftovers(Path(job.scratch_dir))
+                engine.leftovers(remove=True)
+        released = self.surveyor.restic.release_stale(socket.gethostname(), job.lock_age_seconds) if (
+            picture.files.state == "ready") else []  # fmt: skip
+        for lock in released:
+            self.actions.append(action("repositories", f"lock {lock.id[:8]}", f"process {lock.pid} of this host is gone", result="done"))
+        for text in picture.settings:
+            subject = text.split(": ")[0]
+            with self.acting("repositories", subject, text.split(": ", 1)[1]):
+                self._ensure(subject, engine)
+
+    def _ensure(self, subject: str, engine: Engine) -> None:
+        job = self.job
+        if subject == job.config:
+            self._write_config()
+        elif subject == job.files_repository:
+            if os.path.isabs(job.files_repository):
+                os.makedirs(job.files_repository, mode=0o700, exist_ok=True)
+            self.surveyor.restic.init()
+        elif subject == job.repository:
+            self._make_folder()
+            engine.prepare(self.surveyor.server())
+        elif subject == "archive_command":
+            self._configure("archive_command", engine.archive_command())
+        elif subject == "archive_timeout":
+            self._configure("archive_timeout", f"{job.archive_timeout_seconds}s")
+        elif subject == "archive_mode":
+            self._configure("archive_mode", "on")
+            self._configure("wal_level", "replica", only_from="minimal")
+            self._restart()
+
+    def _make_folder(self) -> None:
+        """Make the folder of a local repository, for the server's user alone."""
+        path = self.job.repository_path
+        if not path:
+            return
+        made = [parent for parent in [Path(path), *Path(path).parents] if not parent.exists()]
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        if made and (identity := child_identity(self.job.os_user)):
+            os.chown(path, identity["user"], identity["group"])
+            os.chmod(path, 0o700)
+
+    def _write_config(self) -> None:
+        """Write pgbackrest's configuration, which holds the passphrase, for the server's user alone."""
+        path = Path(self.job.config)
+        if path.exists() and MANAGED not in path.read_text(encoding="utf-8", errors="replace"):
+            raise EngineRefused(f"{path} is somebody else's: set backups_pgbackrest_config to another name")
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(self.job.config_text)
+            os.fsync(file.fileno())
+        if identity := child_identity(self.job.os_user):
+            os.chown(part, identity["user"], identity["group"])
+        os.replace(part, path)
+
+    def _configure(self, name: str, value: str, only_from: str | None = None) -> None:
+        with Session(self.job.connection) as session:
+            if only_from is not None and session.value(f"SELECT current_setting({literal(name)})") != only_from:
+                return
+            session.execute(f"ALTER SYSTEM SET {name} = {literal(value)}")
+            session.execute("SELECT pg_reload_conf()")
+            broken = session.rows("SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL AND name = "
+                                  + literal(name) + " AND error NOT LIKE '%without restarting%'")  # fmt: skip
+        if broken:
+            raise EngineRefused(f"the server refuses {name}={value}: {broken[0]['error']}")
+
+    def _restart(self) -> None:
+        description = self.job.components.get("database")
+        if not description:
+            raise EngineRefused(
+                "archive_mode is set and waits for a restart, and tracker_components does not say how to restart the"
+                " database: restart it by hand, then run this again"
+            )
+        Component("database", description).ensure("restarted")
+        until = time.monotonic() + 120
+        while True:
+            try:
+                with Session(self.job.connection) as session:
+                    if session.value("SELECT current_setting('archive_mode')") != "off":
+                        return
+            except Exception as error:  # noqa: BLE001  whatever it is, the server is not there yet
+                last = str(error)
+            else:
+                last = "archive_mode is still off: another file or the command line sets it"
+            if time.monotonic() > until:
+                raise EngineRefused(f"the restarted server is not as it must be after 120 s: {last}")
+            time.sleep(0.3)
+
+    def set(self) -> None:
+        """Take the set that is due."""
+        planned = self.due()
+        if not planned.kind:
+            return
+        if planned.blocked:
+            raise EngineRefused(planned.blocked)
+        self.take(planned.kind, next(a for a in planned.actions if a["step"] == "set"))
+
+    def take(self, kind: str, planned: dict[str, Any]) -> dict[str, Any]:
+        """Take a set of this kind and return its manifest."""
+        server = self.surveyor.server()
+        engine = self.surveyor.engine()
+        began = self.job.now()
+        set_id = new_set_id(began)
+        self._refuse_full_disk(engine, server, kind)
+        with self.acting("set", f"{planned['subject']} {set_id}", planned["reason"], number=planned["number"],
+                         threshold=planned["threshold"], unit="hours") as entry:  # fmt: skip
+            label = engine.backup(kind, server) if kind != WAL else self._newest_label(engine, server)
+            backed_up = self.job.now()
+            manifest = self._finish(set_id, kind, label, began, server, engine)
+            backup = next(b for b in engine.read(server).backups if b.label == label)
+            entry.update(after=backup.repository_bytes if kind != WAL else manifest["files_bytes_added"], measure="bytes")
+            entry["detail"] = f"backup {label} in {backed_up - began:.1f} s, set in {self.job.now() - began:.1f} s"
+        return manifest
+
+    def _newest_label(self, engine: Engine, server: Server) -> str:
+        problems = self.surveyor.memory.get("database", {}).get("problems", {})
+        good = [b for b in engine.read(server).backups if not problems.get(b.label)]
+        return max(good, key=lambda b: b.stopped).label
+
+    def _refuse_full_disk(self, engine: Engine, server: Server, kind: str) -> None:
+        """Raise EngineRefused where a backup would fill the disk that it goes to."""
+        path = self.job.repository_path
+        if not path or not os.path.isdir(path) or kind == WAL:
+            return
+        seen = engine.read(server)
+        same = [b.repository_bytes for b in seen.backups if b.kind == kind]
+        with Session(self.job.connection) as session:
+            whole = int(session.value("SELECT sum(pg_database_size(oid)) FROM pg_database"))
+        # What the last one of its kind took, or a third of the data, which zstd makes of rows like these; plain, all.
+        expected = max(same) if same else whole if self.job.engine == "basebackup" else whole // 3
+        free = shutil.disk_usage(path).free
+        if free < expected * 1.1:
+            raise EngineRefused(
+                f"{path} has {human_bytes(free)} free, and the backup needs about {human_bytes(expected * 1.1)}: enlarge"
+                " it, lower backups_keep_days, or set backups_repository to another disk"
+            )
+
+    def _finish(
+        self, set_id: str, kind: str, label: str, began: float, server: Server, engine: Engine
+    ) -> dict[str, Any]:
+        """Take all of a set but the backup of the database, and write its manifest."""
+        job = self.job
+        canary = ensure_canary(job.connection, set_id)
+        figures = take_figures(job.connection, set_id, costs=job.costs, count_seconds=job.count_seconds).as_dict()
+        self._archive(engine, server, str(figures["wal_file"]))
+        with self._staging(set_id) as staging:
+            components = self._capture(staging)
+            paths = [str(staging), *(p for each in job.files for p in each["paths"] if os.path.lexists(p))]
+            excludes = [x for each in job.files for x in each.get("exclude") or []]
+            saved = self.surveyor.restic.backup(paths, set_tags(set_id, FILES_TAG), socket.gethostname(), excludes)
+        ended = self.job.now()
+        manifest = {
+            "set": set_id,
+            "host": socket.gethostname(),
+            "started": began,
+            "finished": ended,
+            "kind": kind,
+            "database": {
+                "engine": job.engine,
+                "label": label,
+                "manifest_sha256": engine.manifest_sum(label) if isinstance(engine, PgBackRest) else "",
+                "name": job.connection.database,
+                "data_dir": server.data_dir,
+                "canary": getattr(canary, "at", None),
+                "figures": figures,
+            },
+            "components": components,
+            "staging": str(staging),
+            "snapshot": saved.snapshot,
+            "files_bytes_added": saved.bytes_added,
+            "skew_seconds": round(ended - _point_at(figures, ended), 1),
+            "versions": {"engine": ".".join(map(str, engine.read(server).version)), "server": server.version_num,
+                         "restic": ".".join(map(str, self.surveyor.restic.version()))},
+        }  # fmt: skip
+        whole = sealed(manifest)
+        self._write_manifest(whole)
+        return whole
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+        import json
+
+        text = json.dumps(manifest, indent=1, sort_keys=True).encode()
+        self.surveyor.restic.store(NAME, text, set_tags(manifest["set"], TAG), socket.gethostname())
+        self.surveyor.shelf.keep(manifest)
+
+    def _archive(self, engine: Engine, server: Server, wal_file: str) -> None:
+        """Wait until the WAL of the restore point is in the repository."""
+        with Session(self.job.connection) as session:
+            session.value("SELECT pg_switch_wal()::text")
+            behind = session.value("SELECT pg_current_wal_lsn()::text")
+        if isinstance(engine, BaseBackup) and self.job.wal_method == "receive":
+            engine.receive(behind)
+        until = time.monotonic() + self.job.wal_wait_seconds
+        while wal_file not in engine.read(server).archive.names:
+            if time.monotonic() > until:
+                raise EngineRefused(
+                    f"WAL file {wal_file} is not in the repository after {self.job.wal_wait_seconds} s: see why"
+                    " archive_command fails in the server's log"
+                )
+            time.sleep(0.2)
+
+    @contextmanager
+    def _staging(self, set_id: str) -> Iterator[Path]:
+        """Give a folder for what is copied before it is saved; its name is the same for every set, so that restic's
+        snapshots of it follow one another."""
+        root = Path(self.job.scratch_dir)
+        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        folder = root / "set"
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+        (folder / MARK).write_text(f"set {set_id}\n", encoding="utf-8")
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _capture(self, staging: Path) -> list[dict[str, Any]]:
+        job, found = self.job, []
+        if job.redis:
+            found.append(capture_redis(job.own_tools(), job.redis, staging, job.now).as_dict())
+        if job.grafana_database:
+            found.append(capture_sqlite(job.grafana_database, staging).as_dict())
+        for each in job.files:
+            captured = capture_files(each["name"], each["paths"], each.get("exclude") or []).as_dict()
+            for problem in captured.get("problems", []):
+                self.findings.append(finding("files-missing", "What is to be saved is not there", subject=each["name"],
+                                             observed=problem, remedy="Correct backups_files"))  # fmt: skip
+            found.append(captured)
+        return found
+
+    def expire(self) -> None:
+        """Remove what newer, whole backups cover."""
+        planned = self.due()
+        if planned.blocked or not (planned.expire or planned.drop_sets):
+            return
+        seen = self.surveyor.engine().read(self.surveyor.server())
+        names = {backup.label for backup in planned.expire}
+        told = {a["subject"]: a for a in planned.actions if a["step"] == "expire"}
+        if planned.expire:
+            keep = [backup for backup in seen.backups if backup.label not in names]
+            with self.acting("expire", ", ".join(sorted(names)), "newer backups cover the days to keep") as entry:
+                entry.update({k: v for k, v in told[planned.expire[0].label].items() if k in ("number", "threshold", "unit")})
+                entry.update(before=sum(b.repository_bytes for b in planned.expire), after=0, measure="bytes")
+                self.surveyor.engine().expire(keep, planned.expire)
+        self._drop_sets(planned)
+
+    def _drop_sets(self, planned: Plan) -> None:
+        restic = self.surveyor.restic
+        drop = set(planned.drop_sets)
+        if not drop:
+            return
+        with self.acting("expire", f"{len(drop)} sets", "their database backup is gone"):
+            ids = [s.id for s in restic.snapshots(None) if {t[len("set-") :] for t in s.tags if t.startswith("set-")} & drop]
+            if ids:
+                restic.forget(ids, prune=True)
+            for set_id in drop:
+                self.surveyor.shelf.drop(set_id)
+
+
+def _point_at(figures: dict[str, Any], otherwise: float) -> float:
+    """Return the time of the restore point in seconds since 1970."""
+    from datetime import datetime
+
+    text = str(figures.get("at") or "")
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return otherwise
+
+
+def refuse_reachable(path: Path) -> None:
+    """Raise EngineRefused if others may read what is in `path`."""
+    if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o007:
+        raise EngineRefused(f"{path} can be read by everybody: chmod 0711 or less")
