@@ -450,28 +450,28 @@ class TestLocks:
         one = restic(place, now=lambda: time.time() + 3600)
         (lock,) = one.locks()
         assert (lock.host, lock.pid, lock.exclusive, lock.user) == (HOST, holder.pid, False, getpass.getuser())
-        released = one.release_stale(HOST, 600)
-        assert released.removed == []
-        assert released.held == [(lock, f"process {holder.pid} is running")]
+        assert one.judged_locks(HOST, 600) == [(lock, f"process {holder.pid} is running")]
+        assert one.release_stale(HOST, 600) == []
         assert str(lock).startswith(f"lock {lock.id[:8]} of pid {holder.pid} ({getpass.getuser()}) on {HOST} since 2")
         assert len(one.locks()) == 1
 
     def test_of_a_killed_process_is_removed(self, place: Path, holder: subprocess.Popen[bytes]) -> None:
         one = restic(place, now=lambda: time.time() + 700)
         end(holder)
-        assert len(one.release_stale(HOST, 600).removed) == 1
+        assert len(one.release_stale(HOST, 600)) == 1
         assert one.locks() == []
         assert one.forget([], prune=True) == []
 
     def test_a_zombie_holds_nothing(self, place: Path, holder: subprocess.Popen[bytes]) -> None:
         holder.send_signal(signal.SIGKILL)
         wait_until(lambda: ") Z " in Path(f"/proc/{holder.pid}/stat").read_text(), "it is a zombie")
-        assert len(restic(place).release_stale(HOST, 0).removed) == 1
+        assert len(restic(place).release_stale(HOST, 0)) == 1
 
     def test_too_young_is_kept(self, place: Path, holder: subprocess.Popen[bytes]) -> None:
         end(holder)
-        (kept,) = restic(place).release_stale(HOST, 600).held
-        assert "less than 600 s" in kept[1]
+        assert restic(place).release_stale(HOST, 600) == []
+        ((_, reason),) = restic(place).judged_locks(HOST, 600)
+        assert "less than 600 s" in reason
 
     def test_of_another_host_is_kept_and_told(self, place: Path) -> None:
         argv = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec restic "$@"', "restic"]
@@ -482,9 +482,8 @@ class TestLocks:
         one = restic(place)
         # Neither by our name, nor by its own: its processes are not to be seen from here.
         for name in (HOST, "elsewhere"):
-            released = one.release_stale(name, 0)
-            assert released.removed == []
-            assert [reason for _, reason in released.held] == [
+            assert one.release_stale(name, 0) == []
+            assert [reason for _, reason in one.judged_locks(name, 0)] == [
                 "it is of host elsewhere, whose processes are not seen from here"
             ]
         assert [lock.host for lock in one.locks()] == ["elsewhere"]
@@ -494,14 +493,16 @@ class TestLocks:
         other = background(backing_up(place))
         wait_until(lambda: len(list((place / "repo" / "locks").iterdir())) == 2, "the second lock is there")
         end(other)
-        assert [lock.pid for lock in restic(place).release_stale(HOST, 0).removed] == [other.pid]
+        assert [lock.pid for lock in restic(place).release_stale(HOST, 0)] == [other.pid]
         assert list((place / "repo" / "locks").iterdir()) == [alive]
 
     def test_one_that_cannot_be_read_is_kept(self, place: Path) -> None:
         name = place / "repo" / "locks" / EMPTY_SHA
         name.write_bytes(b"")
-        (kept,) = restic(place).release_stale(HOST, 0).held
-        assert kept[1] == "it cannot be read"
+        assert restic(place).release_stale(HOST, 0) == []
+        ((lock, reason),) = restic(place).judged_locks(HOST, 0)
+        assert reason == "it cannot be read" and "which cannot be read" in str(lock)
+        assert abs(lock.time.timestamp() - time.time()) < 60
         assert name.exists()
 
     def test_a_number_used_again_is_another_process(self) -> None:
@@ -539,11 +540,10 @@ class TestLocks:
         wait_until(lambda: len(one.locks()) == 2, "both locks are there")
         dead, alive = both
         end(dead)
-        released = one.release_stale(HOST, 0)
-        assert released.removed == [] and len(released.held) == 2
+        assert one.release_stale(HOST, 0) == []
         assert "unlock" not in log.read_text()
         end(alive)
-        assert {lock.pid for lock in one.release_stale(HOST, 0).removed} == {dead.pid, alive.pid}
+        assert {lock.pid for lock in one.release_stale(HOST, 0)} == {dead.pid, alive.pid}
         assert "unlock" in log.read_text() and one.locks() == []
 
 

@@ -23,7 +23,9 @@ def refuse_nonsense(runbook: Runbook, request: Request) -> None:
     if request.fix and runbook.mode != "diagnose":
         said = f"{runbook.slug} carries out its steps by itself; --fix is for runbooks that diagnose first."
         raise BadInput(said, f"Leave it out: runbook run {runbook.slug}. --check shows the plan.")
-    if request.confirm and request.fix != "destructive":
+    # A maintenance runbook with a destructive step wants to be told the name of what it replaces.
+    names_targets = runbook.mode != "diagnose" and any(step.kind == "destructive" for step in runbook.steps)
+    if request.confirm and request.fix != "destructive" and not names_targets:
         raise BadInput("--confirm is given without --fix destructive.", "Add it, or leave the token out.")
 
 

@@ -13,11 +13,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ansible.module_utils.backups_components import ComponentsError
 from ansible.module_utils.backups_engine import EngineRefused
 from ansible.module_utils.backups_figures import FiguresError
 from ansible.module_utils.backups_planner import Limits
-from ansible.module_utils.backups_scratch import ScratchError
+from ansible.module_utils.backups_scratch import ScratchError, ScratchRefused
 from ansible.module_utils.backups_survey import Job
 from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_components import ComponentError
@@ -153,11 +152,11 @@ def carried_out(module: Any, act: Callable[[], Value], told: Callable[[], dict[s
     outcome: str | None = None
     try:
         return act()
-    except (EngineRefused, LeaseHeld) as error:
+    except (EngineRefused, ScratchRefused, LeaseHeld) as error:
         outcome, message = "refused", str(error)
     except PsqlUnreachable as error:
         outcome, message = "unreachable", f"the database cannot be reached: {error}"
-    except (ToolError, ScratchError, FiguresError, ComponentsError, ComponentError, PsqlError, StateError) as error:
+    except (ToolError, ScratchError, FiguresError, ComponentError, PsqlError, StateError) as error:
         message = str(error)
     except (OSError, ValueError) as error:
         message = f"{type(error).__name__}: {error}"

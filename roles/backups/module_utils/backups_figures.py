@@ -238,7 +238,7 @@ def _all_seen(session: Session, ahead: int) -> bool:
                     SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + i)::text::xid8
                       FROM generate_series(0, {ahead - 1}) i) unseen (x)
              WHERE NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_xid = x::xid
-                                AND (a.state LIKE 'idle in transaction%' OR a.wait_event_type IN ('Lock', 'Client')))
+                                AND (a.state LIKE 'idle in transaction%' OR a.wait_event_type = 'Lock' OR a.wait_event = 'ClientRead'))
                AND NOT EXISTS (SELECT FROM pg_prepared_xacts p WHERE p.transaction = x::xid)
                AND pg_xact_status(x) <> 'aborted'
             """

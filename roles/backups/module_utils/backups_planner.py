@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.backups_engine import DIFF, FULL, WAL, Backup, Repository, by_label, sound
-from ansible.module_utils.runbook_result import action, finding, human_bytes
+from ansible.module_utils.runbook_result import action, finding
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -67,6 +67,7 @@ class Files:
     snapshots: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
     held_locks: tuple[str, ...] = ()
+    stale_locks: tuple[str, ...] = ()
     append_only: bool | None = None
     encrypted: bool = True
 
@@ -173,28 +174,27 @@ def plan(picture: Picture, limits: Limits) -> Plan:
 
 def _blocked(picture: Picture) -> str:
     """Return why nothing can be taken now; empty if all is ready."""
-    if picture.live.state == "down":
-        return picture.live.message or "the server does not answer"
-    if picture.live.state == "standby":
-        return "the server is a standby; sets are taken where its primary is"
-    if picture.missing and not picture.may_install:
-        return f"{', '.join(picture.missing)} is missing: apt-get install {' '.join(picture.missing)}"
-    if picture.missing:
-        return ""
-    if picture.repository.state in ("mismatch", "error"):
-        return picture.repository.message
-    if picture.files.state == "error":
-        return picture.files.message
-    if picture.restart_needed:
-        return picture.restart_needed
-    return ""
+    live, repository, files = picture.live, picture.repository, picture.files
+    if picture.missing and picture.may_install:
+        repository, files = Repository("absent"), Files()
+    why = {
+        live.message or "the server does not answer": live.state == "down",
+        "the server is a standby; sets are taken where its primary is": live.state == "standby",
+        f"missing programs: apt-get install {' '.join(picture.missing)}": picture.missing and not picture.may_install,
+        repository.message: repository.state in ("mismatch", "error"),
+        files.message: files.state == "error",
+        picture.restart_needed: picture.restart_needed,
+    }
+    return next((text for text, holds in why.items() if holds), "")
 
 
 def _due(picture: Picture, limits: Limits, result: Plan) -> None:
     for program in picture.missing:
         result.actions.append(action("repositories", program, "it is not on this host"))
     for text in picture.settings:
-        result.actions.append(action("repositories", text.split(":")[0], text))
+        result.actions.append(action("repositories", *text.split(": ", 1)))
+    for lock in picture.files.stale_locks:
+        result.actions.append(action("repositories", lock, "its process is gone"))
     for left in picture.leftovers:
         result.actions.append(action("repositories", left, "left by a run that was killed"))
     _due_set(picture, limits, result)

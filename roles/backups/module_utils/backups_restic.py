@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible.module_utils.backups_tools import Done, ToolError, Tools, end_group, version
 from ansible.module_utils.runbook_psql import PsqlUnreachable, child_identity
@@ -33,6 +33,7 @@ CLOCK_MARGIN_SECONDS = 60
 RETRY_SECONDS = 5
 INCOMPLETE = 3
 ANY_STATUS = range(256)
+T = TypeVar("T")
 KINDS = {"data": "pack", "index": "index", "snapshots": "snapshot", "keys": "key"}
 
 
@@ -142,30 +143,21 @@ class Backup:
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock in the repository; host "" and pid 0 for one that cannot be read. `time` is UTC."""
+    """A lock in the repository. `time` is UTC. One that cannot be read has host "", pid 0 and the time of its file."""
 
     id: str
     host: str
     pid: int
     user: str
-    time: datetime | None
+    time: datetime
     exclusive: bool
 
     def __str__(self) -> str:
-        if self.time is None:
-            return f"lock {self.id[:8]}, which cannot be read"
+        since = f"{self.time:%Y-%m-%dT%H:%M:%SZ}"
+        if not self.host:
+            return f"lock {self.id[:8]} since {since}, which cannot be read"
         kind = "exclusive lock" if self.exclusive else "lock"
-        return (
-            f"{kind} {self.id[:8]} of pid {self.pid} ({self.user}) on {self.host} since {self.time:%Y-%m-%dT%H:%M:%SZ}"
-        )
-
-
-@dataclass(frozen=True)
-class Released:
-    """Locks that were removed, and those that were not, with the reason for each."""
-
-    removed: list[Lock]
-    held: list[tuple[Lock, str]]
+        return f"{kind} {self.id[:8]} of pid {self.pid} ({self.user}) on {self.host} since {since}"
 
 
 class Restic:
@@ -324,45 +316,36 @@ class Restic:
             except (ToolError, ValueError, KeyError):
                 # restic renews its lock every five minutes under a new name: gone is not unreadable.
                 if id in self._lock_ids():
-                    found.append(Lock(id, "", 0, "", None, False))
-        return sorted(found, key=lambda lock: lock.time.timestamp() if lock.time else 0.0)
+                    found.append(Lock(id, "", 0, "", self._written(id), False))
+        return sorted(found, key=lambda lock: lock.time)
 
-    def release_stale(self, host: str, min_age_seconds: float) -> Released:
-        """Remove the locks whose holder provably is no more: a process of this very host that does not run.
+    def _written(self, id: str) -> datetime:
+        """Return when the file of a lock was written; the beginning of time where that cannot be seen."""
+        local = self.repository.local
+        try:
+            seconds = (local / "locks" / id).stat().st_mtime if local is not None else 0.0
+        except OSError:
+            seconds = 0.0
+        return datetime.fromtimestamp(seconds, timezone.utc)
 
-        `host` is this host as restic writes it into locks (its node name). A living restic renews its lock every five
-        minutes: with `min_age_seconds` above 600 not even one in a container that shares our name is hurt.
+    def judged_locks(self, host: str, min_age_seconds: float) -> list[tuple[Lock, str]]:
+        """Return each lock with the reason why it stays; "" for one whose holder provably is no more.
+
+        Only a process of this very host is provable. `host` is its name as restic writes it into locks (the node name).
+        A living restic renews its lock every five minutes: with `min_age_seconds` above 600 not even one in a container
+        that shares our name is taken for dead.
         """
-        stale: list[Lock] = []
-        held: list[tuple[Lock, str]] = []
-        for lock in self.locks():
-            reason = self._kept_because(lock, host, min_age_seconds)
-            if reason:
-                held.append((lock, reason))
-            else:
-                stale.append(lock)
-        removed = self._remove_locks(stale, held)
-        return Released(removed, held + [(lock, "it was not removed") for lock in stale if lock not in removed])
+        return [(lock, self._kept_because(lock, host, min_age_seconds)) for lock in self.locks()]
 
-    def _kept_because(self, lock: Lock, host: str, min_age_seconds: float) -> str:
-        if lock.time is None:
-            return "it cannot be read"
-        if lock.host != host or host != os.uname().nodename:
-            return f"it is of host {lock.host}, whose processes are not seen from here"
-        age = self._now() - lock.time.timestamp()
-        if age < min_age_seconds:
-            return f"it is {max(age, 0):.0f} s old, less than {min_age_seconds:.0f} s"
-        return "" if holder_is_gone(lock) else f"process {lock.pid} is running"
-
-    def _remove_locks(self, stale: list[Lock], held: list[tuple[Lock, str]]) -> list[Lock]:
-        """Remove exactly these locks; return those that are gone.
+    def release_stale(self, host: str, min_age_seconds: float) -> list[Lock]:
+        """Remove the locks that `judged_locks` gives no reason to keep; return those that are gone.
 
         `restic unlock` also takes every lock older than 30 minutes, whoever holds it. A lock is one file under its own
         name, so in a folder exactly ours are unlinked. Elsewhere restic is the only way in: it is asked only where
         there is no lock but provably dead ones; one that is taken meanwhile is too new for it.
         """
-        if not stale:
-            return []
+        judged = self.judged_locks(host, min_age_seconds)
+        stale = [lock for lock, reason in judged if not reason]
         local = self.repository.local
         if local is not None:
             for lock in stale:
@@ -373,11 +356,21 @@ class Restic:
                 except OSError as error:
                     raise ReadOnly(f"{lock} cannot be removed: {error.strerror}") from error
             return stale
-        if held:
+        if not stale or len(stale) < len(judged):
             return []
         self._run("unlock")
         left = set(self._lock_ids())
         return [lock for lock in stale if lock.id not in left]
+
+    def _kept_because(self, lock: Lock, host: str, min_age_seconds: float) -> str:
+        if not lock.host:
+            return "it cannot be read"
+        if lock.host != host or host != os.uname().nodename:
+            return f"it is of host {lock.host}, whose processes are not seen from here"
+        age = self._now() - lock.time.timestamp()
+        if age < min_age_seconds:
+            return f"it is {max(age, 0):.0f} s old, less than {min_age_seconds:.0f} s"
+        return "" if holder_is_gone(lock) else f"process {lock.pid} is running"
 
     def _lock_ids(self) -> list[str]:
         return re.findall(r"^[0-9a-f]{64}$", self._run("list", "locks", "--no-lock").out, re.M)
@@ -428,7 +421,7 @@ class Restic:
 
         return self._patiently(once)
 
-    def _patiently(self, once: Callable[[], Any]) -> Any:
+    def _patiently(self, once: Callable[[], T]) -> T:
         until = self._now() + self._wait
         while True:
             try:
@@ -526,7 +519,7 @@ def subset_for(day: int, parts: int) -> str:
 
 def holder_is_gone(lock: Lock) -> bool:
     """Return whether the process of a lock of this host does not run, or is another that got its number later."""
-    if lock.pid <= 0 or lock.time is None:
+    if lock.pid <= 0:
         return False
     try:
         os.kill(lock.pid, 0)

@@ -20,7 +20,7 @@ from ansible.module_utils.backups_manifest import FILES_TAG, TAG, Shelf
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import HOUR, Archiving, Files, Limits, Live, Picture, Space
 from ansible.module_utils.backups_restic import Repository as ResticRepository
-from ansible.module_utils.backups_restic import Restic, subset_for, verify_local
+from ansible.module_utils.backups_restic import Restic, holder_is_gone, new_marks, subset_for, verify_local
 from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
 from ansible.module_utils.runbook_state import read_json, write_json
@@ -87,6 +87,8 @@ class Job:
     components: dict[str, Any] = field(default_factory=dict)
     parts: Sequence[str] = ()
     lock_age_seconds: int = 1800
+    recovery_limit_seconds: int = 14400
+    amcheck: bool = True
     now: Callable[[], float] = time.time
 
     @property
@@ -124,6 +126,14 @@ class Surveyor:
             now=job.now,
         )
 
+    def config_text(self, server: Server | None) -> str:
+        """Return what pgbackrest's configuration has to say on this host; empty where that is not known now."""
+        data_dir = server.data_dir if server else ""
+        if not data_dir or not self.job.config_text:
+            return ""
+        cores = min(os.cpu_count() or 1, 8)
+        return self.job.config_text.replace("@DATA_DIR@", data_dir).replace("@CORES@", str(cores))
+
     def remember(self) -> None:
         """Write what has to be known next time."""
         self.memory["drills"] = self.memory.get("drills", [])[-RECORD_LIMIT:]
@@ -160,7 +170,7 @@ class Surveyor:
             sets=tuple(sets),
             damaged_sets=damaged,
             drills=tuple(self.memory.get("drills", [])),
-            settings=tuple([*self._unprepared(repository, files), *settings]),
+            settings=(*self._unprepared(repository, files, server), *settings),
             restart_needed=restart,
             spaces=tuple(self._spaces(repository, server, write)),
             uncovered=tuple(self._uncovered()),
@@ -237,12 +247,13 @@ class Surveyor:
         return due, ""
 
     def _missing(self) -> list[str]:
-        wanted = {"pgbackrest": ["pgbackrest"]}.get(self.job.engine, []) + ["restic"]
+        wanted = ["pgbackrest", "restic"] if self.job.engine == "pgbackrest" else ["restic"]
         return [program for program in wanted if not self.job.own_tools().has(program)]
 
-    def _unprepared(self, repository: Repository, files: Files) -> list[str]:
+    def _unprepared(self, repository: Repository, files: Files, server: Server | None) -> list[str]:
         job, due = self.job, []
-        if job.engine == "pgbackrest" and _text_of(job.config) != job.config_text:
+        wanted = self.config_text(server)
+        if job.engine == "pgbackrest" and wanted and _text_of(job.config) != wanted:
             due.append(f"{job.config}: the configuration of pgbackrest has to be written")
         if repository.state == "absent":
             due.append(f"{job.repository}: the repository of the database has to be made")
@@ -267,29 +278,39 @@ class Surveyor:
             lambda snapshot: self.restic.read(snapshot, "/manifest.json").decode("utf-8", "replace"),
             write,
         )
-        held = tuple(
-            f"{lock.id[:8]} of {lock.user}@{lock.host}, pid {lock.pid}"
-            for lock in self.restic.locks()
-            if self.job.now() - lock.time.timestamp() > self.job.lock_age_seconds
-        )
+        stale, held = self._locks()
         problems = tuple(self._files_verified(verify))
         present = frozenset(s.id for s in snapshots if FILES_TAG in s.tags)
-        return Files("ready", "", present, problems, held, self.job.append_only or None), sets, damaged
+        return Files("ready", "", present, problems, held, stale, self.job.append_only or None), sets, damaged
+
+    def _locks(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the old locks in the repository of files: those whose process is provably gone, and the others."""
+        now, age = self.job.now(), self.job.lock_age_seconds
+        stale: list[str] = []
+        held: list[str] = []
+        for lock in self.restic.locks():
+            if lock.host == socket.gethostname() and holder_is_gone(lock):
+                stale.append(str(lock))
+            elif lock.time is None or now - lock.time.timestamp() > age:
+                held.append(str(lock))
+        return tuple(stale), tuple(held)
 
     def _files_verified(self, verify: bool | None) -> list[str]:
         """Return what is wrong with the repository of files, from a new look or from the last one."""
         notes = self.memory.setdefault("files", {})
         now = self.job.now()
-        due = verify or (verify is None and self._is_due(notes.get("verified_at")))
+        due = verify or (verify is None and (bool(notes.get("problems")) or self._is_due(notes.get("verified_at"))))
         problems: list[str] = []
         location = self.job.files_repository
         if os.path.isdir(location):
-            problems, notes["marks"] = verify_local(location, notes.get("marks", {}), full=bool(due))
+            problems, notes["marks"] = verify_local(location, notes.get("marks", new_marks()), full=bool(due))
         if due:
             problems += self.restic.check(subset_for(int(now // 86400), self.job.check_parts))
             notes["verified_at"], notes["problems"] = now, problems
         elif not os.path.isdir(location):
             problems = list(notes.get("problems", []))
+        else:
+            notes["problems"] = problems
         return problems
 
     def _is_due(self, verified_at: float | None) -> bool:

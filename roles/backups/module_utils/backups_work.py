@@ -9,13 +9,14 @@ before that, there is no set, and the next run takes one.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from ansible.module_utils.backups_figures import FiguresError, ensure_canary, ta
 from ansible.module_utils.backups_manifest import FILES_TAG, NAME, TAG, new_set_id, sealed
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import Plan, plan
-from ansible.module_utils.backups_scratch import MARK, clean_leftovers
+from ansible.module_utils.backups_restic import after_forget, before_forget, new_marks
+from ansible.module_utils.backups_scratch import MARK, MARK_TEXT, clean_leftovers
 from ansible.module_utils.backups_survey import Job, Surveyor, set_tags
 from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_components import Component, ComponentError
@@ -76,10 +78,10 @@ class Backups:
             with self.acting("repositories", f"{len(picture.leftovers)} leftovers", "left by a run that was killed"):
                 clean_leftovers(Path(job.scratch_dir))
                 engine.leftovers(remove=True)
-        released = self.surveyor.restic.release_stale(socket.gethostname(), job.lock_age_seconds) if (
-            picture.files.state == "ready") else []  # fmt: skip
-        for lock in released:
-            self.actions.append(action("repositories", f"lock {lock.id[:8]}", f"process {lock.pid} of this host is gone", result="done"))
+        if picture.files.stale_locks:
+            released = self.surveyor.restic.release_stale(socket.gethostname(), 0)
+            for lock in released.removed:
+                self.actions.append(action("repositories", str(lock), "its process is gone", result="done"))
         for text in picture.settings:
             subject = text.split(": ")[0]
             with self.acting("repositories", subject, text.split(": ", 1)[1]):
@@ -125,7 +127,7 @@ class Backups:
         part = path.with_name(f".{path.name}.part")
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(self.job.config_text)
+            file.write(self.surveyor.config_text(self.surveyor.server()))
             os.fsync(file.fileno())
         if identity := child_identity(self.job.os_user):
             os.chown(part, identity["user"], identity["group"])
@@ -137,8 +139,9 @@ class Backups:
                 return
             session.execute(f"ALTER SYSTEM SET {name} = {literal(value)}")
             session.execute("SELECT pg_reload_conf()")
-            broken = session.rows("SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL AND name = "
-                                  + literal(name) + " AND error NOT LIKE '%without restarting%'")  # fmt: skip
+            files = session.rows("SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL")
+        # What takes effect at a restart is said to be an error as well.
+        broken = [row for row in files if row["name"] == name and "without restarting" not in row["error"]]
         if broken:
             raise EngineRefused(f"the server refuses {name}={value}: {broken[0]['error']}")
 
@@ -156,7 +159,7 @@ class Backups:
                 with Session(self.job.connection) as session:
                     if session.value("SELECT current_setting('archive_mode')") != "off":
                         return
-            except Exception as error:  # noqa: BLE001  whatever it is, the server is not there yet
+            except Exception as error:
                 last = str(error)
             else:
                 last = "archive_mode is still off: another file or the command line sets it"
@@ -220,8 +223,8 @@ class Backups:
         job = self.job
         canary = ensure_canary(job.connection, set_id)
         figures = take_figures(job.connection, set_id, costs=job.costs, count_seconds=job.count_seconds).as_dict()
-        self._archive(engine, server, str(figures["wal_file"]))
-        with self._staging(set_id) as staging:
+        self.archive(engine, server, str(figures["wal_file"]))
+        with self._staging() as staging:
             components = self._capture(staging)
             paths = [str(staging), *(p for each in job.files for p in each["paths"] if os.path.lexists(p))]
             excludes = [x for each in job.files for x in each.get("exclude") or []]
@@ -255,13 +258,11 @@ class Backups:
         return whole
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
-        import json
-
         text = json.dumps(manifest, indent=1, sort_keys=True).encode()
         self.surveyor.restic.store(NAME, text, set_tags(manifest["set"], TAG), socket.gethostname())
         self.surveyor.shelf.keep(manifest)
 
-    def _archive(self, engine: Engine, server: Server, wal_file: str) -> None:
+    def archive(self, engine: Engine, server: Server, wal_file: str) -> None:
         """Wait until the WAL of the restore point is in the repository."""
         with Session(self.job.connection) as session:
             session.value("SELECT pg_switch_wal()::text")
@@ -278,16 +279,17 @@ class Backups:
             time.sleep(0.2)
 
     @contextmanager
-    def _staging(self, set_id: str) -> Iterator[Path]:
+    def _staging(self) -> Iterator[Path]:
         """Give a folder for what is copied before it is saved; its name is the same for every set, so that restic's
         snapshots of it follow one another."""
         root = Path(self.job.scratch_dir)
         root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        (root / MARK).write_text(MARK_TEXT, encoding="utf-8")
         folder = root / "set"
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(mode=0o700)
-        (folder / MARK).write_text(f"set {set_id}\n", encoding="utf-8")
+        (folder / MARK).write_text(MARK_TEXT, encoding="utf-8")
         try:
             yield folder
         finally:
@@ -298,9 +300,9 @@ class Backups:
         if job.redis:
             found.append(capture_redis(job.own_tools(), job.redis, staging, job.now).as_dict())
         if job.grafana_database:
-            found.append(capture_sqlite(job.grafana_database, staging).as_dict())
+            found.append(capture_sqlite(job.grafana_database, staging, job.now).as_dict())
         for each in job.files:
-            captured = capture_files(each["name"], each["paths"], each.get("exclude") or []).as_dict()
+            captured = capture_files(each["name"], each["paths"], each.get("exclude") or [], job.now).as_dict()
             for problem in captured.get("problems", []):
                 self.findings.append(finding("files-missing", "What is to be saved is not there", subject=each["name"],
                                              observed=problem, remedy="Correct backups_files"))  # fmt: skip
@@ -331,23 +333,24 @@ class Backups:
         with self.acting("expire", f"{len(drop)} sets", "their database backup is gone"):
             ids = [s.id for s in restic.snapshots(None) if {t[len("set-") :] for t in s.tags if t.startswith("set-")} & drop]
             if ids:
-                restic.forget(ids, prune=True)
+                self._forget(ids)
             for set_id in drop:
                 self.surveyor.shelf.drop(set_id)
+
+    def _forget(self, ids: list[str]) -> None:
+        """Forget snapshots; what is missing afterwards is missing on purpose."""
+        notes = self.surveyor.memory.setdefault("files", {})
+        notes["marks"] = before_forget(notes.get("marks", new_marks()))
+        self.surveyor.remember()
+        gone = self.surveyor.restic.forget(ids, prune=True)
+        notes["marks"] = after_forget(notes["marks"], gone)
+        self.surveyor.remember()
 
 
 def _point_at(figures: dict[str, Any], otherwise: float) -> float:
     """Return the time of the restore point in seconds since 1970."""
-    from datetime import datetime
-
-    text = str(figures.get("at") or "")
+    text = str(figures.get("taken_at") or "")
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
     except ValueError:
         return otherwise
-
-
-def refuse_reachable(path: Path) -> None:
-    """Raise EngineRefused if others may read what is in `path`."""
-    if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o007:
-        raise EngineRefused(f"{path} can be read by everybody: chmod 0711 or less")
