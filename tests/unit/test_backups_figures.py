@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ansible.module_utils.backups_figures import (
     take_figures,
     wal_bytes,
 )
-from ansible.module_utils.runbook_psql import Session
+from ansible.module_utils.runbook_psql import Connection, Session
 from support.postgres import Server, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +87,38 @@ def test_an_idle_transaction_does_not_take_exactness_away(server: Server, tracke
         taken = take_figures(server.connection(tracker), "idle")
         writer.execute("COMMIT")
     assert taken.exact and taken.tables["public.budget_rules"] == 1
+
+
+class Meddled(Session):
+    """A session during whose first two attempts somebody else writes between the LSN and the snapshot."""
+
+    def __init__(self, connection: Connection, between: Callable[[], Any]) -> None:
+        self.left, self.between = 2, between
+        super().__init__(connection)
+
+    def execute(self, sql: str, limit_seconds: float | None = None) -> list[str]:
+        if "pg_create_restore_point(" not in sql or self.left == 0 or "BEGIN ISOLATION" not in sql:
+            return super().execute(sql, limit_seconds)
+        before, after = sql.split("BEGIN ISOLATION")
+        super().execute(before, limit_seconds)
+        self.left -= 1
+        self.between()
+        return super().execute(f"BEGIN ISOLATION{after}", limit_seconds)
+
+
+def test_a_write_between_is_seen_and_the_mark_made_again(
+    server: Server, tracker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def between() -> None:
+        server.sql("INSERT INTO public.budget_rules (name, monthly_limit_usd) VALUES ('x', 1)", tracker)
+
+    monkeypatch.setattr(backups_figures, "Session", lambda connection: Meddled(connection, between))
+    taken = take_figures(server.connection(tracker), "meddled")
+    assert (taken.exact, taken.attempts, taken.restore_point) == (True, 3, "meddled-3")
+    assert taken.tables["public.budget_rules"] == 3
+    last = take_figures(server.connection(tracker), "meddled", 2)
+    assert (last.exact, last.attempts, last.restore_point) == (False, 2, "meddled-2")
+    assert last.tables["public.budget_rules"] == 5 and "at each of 2 attempts" in last.notes[-1]
 
 
 def test_a_commit_that_others_do_not_see_yet_is_not_called_exact(server: Server, tracker: str) -> None:

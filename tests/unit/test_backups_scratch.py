@@ -53,6 +53,7 @@ class Source:
     backup: Path
     archive: Path
     figures: dict[str, Any]
+    xid: str
     before_drop: str
 
     @property
@@ -116,7 +117,8 @@ def history(server: Server, backup: Path, archive: Path) -> Source:
     more = "INSERT INTO public.costs (total_cost_usd) SELECT 0.02 FROM generate_series(1, 10)"
     server.sql(more, "tracker")
     figures = take_figures(server.connection("tracker"), "set").as_dict()
-    server.sql(f"{more}; SELECT pg_switch_wal()", "tracker")
+    xid = server.sql(f"BEGIN; {more}; SELECT pg_current_xact_id(); COMMIT", "tracker")[0]
+    server.sql("SELECT pg_switch_wal()")
     before_drop = server.sql(
         "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
     )[0]
@@ -126,7 +128,7 @@ def history(server: Server, backup: Path, archive: Path) -> Source:
     last = server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")[0]
     server.sql("SELECT pg_switch_wal()")
     wait_until((archive / last).exists, "the last segment is archived")
-    return Source(server, backup, archive, figures, before_drop)
+    return Source(server, backup, archive, figures, xid, before_drop)
 
 
 def own(path: Path) -> None:
@@ -258,6 +260,13 @@ def test_recovery_to_an_lsn(source: Source, place: Place) -> None:
     with scratch_server(source, place, target=Target("lsn", source.figures["lsn"])) as server:
         assert "recovery stopping after WAL location" in server.start_and_recover(LIMIT).evidence
         assert count(server) == 5010
+
+
+def test_recovery_to_a_transaction(source: Source, place: Place) -> None:
+    with scratch_server(source, place, target=Target("xid", source.xid), timeline="current") as server:
+        evidence = server.start_and_recover(LIMIT).evidence
+        assert f"recovery stopping after commit of transaction {source.xid}" in evidence
+        assert count(server) == 5020
 
 
 def test_a_time_beyond_the_archive_is_not_reached(source: Source, place: Place) -> None:
@@ -488,7 +497,7 @@ def test_leftovers_of_a_killed_run_are_ended_and_removed(source: Source, scratch
     (root / "pretends").mkdir()
     (root / "pretends" / MARK).symlink_to(outside / MARK)
     done = clean_leftovers(root)
-    assert f"ended server {pid} in {folder}" in done and done[-1] == f"removed {folder}"
+    assert [line.split(" (")[0] for line in done] == [f"ended a server in {folder}", f"removed {folder}"]
     assert gone(pid) and not folder.exists()
     assert (outside / MARK).exists() and {p.name for p in root.iterdir()} == {MARK, "link", "somebody's", "pretends"}
     assert source.server.sql("SELECT 1") == ["1"], "the live server is not touched"

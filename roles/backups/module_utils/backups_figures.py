@@ -145,6 +145,8 @@ def take_figures(
     began = time.monotonic()
     with Session(connection) as session:
         _refuse_server(session)
+        # Sequences obey no snapshot: what they are at before the restore point is the least a recovery to it shows.
+        sequences = _sequences(session)
         exact, number, lsn = False, 0, ""
         while not exact and number < attempts:
             if number:
@@ -155,6 +157,7 @@ def take_figures(
         figures.phases["restore_point"] = time.monotonic() - began
         figures.wal_file = session.value(f"SELECT pg_walfile_name({literal(lsn)})")
         _read(session, figures, costs, count_seconds)
+        figures.sequences = {n: s for n, s in sequences.items() if f"sequence {n}" in figures.objects}
         session.execute("ROLLBACK")
     if not exact:
         figures.notes.append(
@@ -172,6 +175,7 @@ def read_figures(
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         figures = Figures(exact=True)
         _read(session, figures, costs, count_seconds)
+        figures.sequences = _sequences(session)
         session.execute("ROLLBACK")
     return figures
 
@@ -277,7 +281,6 @@ def _read_schema(session: Session, figures: Figures) -> None:
     figures.objects = {f"{r['kind']} {r['name']}": _short(r["definition"]) for r in schema_objects(session)}
     listing = "\n".join(f"{name} {figures.objects[name]}" for name in sorted(figures.objects))
     figures.schema = hashlib.sha256(listing.encode()).hexdigest()
-    figures.sequences = _sequences(session)
 
 
 def _short(text: str) -> str:

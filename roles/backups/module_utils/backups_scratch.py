@@ -216,10 +216,9 @@ class Place:
             self.folder.chmod(0o711)
         except FileExistsError:
             raise ScratchRefused(f"{self.folder} exists: another restore began in this second") from None
-        mark = self.folder / MARK
-        mark.write_text(MARK_TEXT, encoding="utf-8")
-        self._lock = os.open(mark, os.O_RDONLY)
+        self._lock = os.open(self.folder / MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(self._lock, MARK_TEXT.encode())  # a mark counts by its text: never one without a lock
         for folder in (self.data, self.run):
             folder.mkdir(mode=0o700)
             give(folder, self.os_user)
@@ -824,7 +823,9 @@ def clean_leftovers(root: Path) -> list[str]:
         except BlockingIOError:
             continue
         else:
-            done += [f"ended server {pid} in {folder}" for pid in _end_servers(folder)]
+            ended = _end_servers(folder)
+            if ended:
+                done.append(f"ended a server in {folder} ({len(ended)} processes)")
             shutil.rmtree(folder)  # it does not follow links
             done.append(f"removed {folder}")
         finally:
