@@ -175,7 +175,7 @@ class TestRedis:
             made = capture_redis(TOOLS, server.settings, short / "staging")
             assert made.details["rdb"] == {"keys": 0, "expires": 0}
             for wrong in ("other secret", ""):
-                with pytest.raises(ToolError, match="refuses us: .*(WRONGPASS|NOAUTH)") as caught:
+                with pytest.raises(ToolError, match=r"refuses us: .*(WRONGPASS|NOAUTH)") as caught:
                     capture_redis(TOOLS, {**server.settings, "password": wrong}, short / "staging")
                 assert "other secret" not in str(caught.value)
         finally:
@@ -373,7 +373,7 @@ class TestSqlite:
     def test_one_that_is_locked_for_good(self, grafana: Path, tmp_path: Path) -> None:
         with sqlite3.connect(grafana, isolation_level=None) as writer:
             writer.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(ToolError, match="busy for longer than 0.1 s|is locked"):
+            with pytest.raises(ToolError, match=r"busy for longer than 0\.1 s|is locked"):
                 capture_sqlite(grafana, tmp_path / "staging", limit_seconds=0.1)
         writer.close()
         assert list((tmp_path / "staging").iterdir()) == []
@@ -382,7 +382,7 @@ class TestSqlite:
         with grafana.open("r+b") as file:
             file.seek(4096 * 2)
             file.write(os.urandom(4096 * 3))
-        with pytest.raises(ToolError, match="integrity_check says|malformed"):
+        with pytest.raises(ToolError, match=r"integrity_check says|malformed"):
             capture_sqlite(grafana, tmp_path / "staging")
         assert list((tmp_path / "staging").iterdir()) == []
 

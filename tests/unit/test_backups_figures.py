@@ -84,8 +84,13 @@ def marked(server: Server, database: str) -> bool:
 def test_an_idle_transaction_does_not_take_exactness_away(server: Server, tracker: str) -> None:
     with Session(server.connection(tracker)) as writer:
         writer.execute("BEGIN; INSERT INTO public.budget_rules (name, monthly_limit_usd) VALUES ('mine', 1)")
-        taken = take_figures(server.connection(tracker), "idle")
+        server.sql(
+            "BEGIN; INSERT INTO public.budget_rules (name, monthly_limit_usd) VALUES ('two', 1); PREPARE TRANSACTION 'two'",
+            tracker,
+        )
+        taken = take_figures(server.connection(tracker), "idle", 1)
         writer.execute("COMMIT")
+        server.sql("ROLLBACK PREPARED 'two'", tracker)
     assert taken.exact and taken.tables["public.budget_rules"] == 1
 
 

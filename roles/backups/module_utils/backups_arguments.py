@@ -71,7 +71,16 @@ ARGUMENTS: dict[str, Any] = {
     "amcheck": {"type": "bool", "default": True},
     "check_parts": {"type": "int", "default": 7},
     "lock_age_seconds": {"type": "int", "default": 1800},
-    "redis": {"type": "dict", "no_log": True},
+    "redis": {
+        "type": "dict",
+        "options": {
+            "host": {"type": "str"},
+            "port": {"type": "int"},
+            "socket": {"type": "path"},
+            "user": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
+        },
+    },
     "grafana_database": {"type": "path"},
     "files": {"type": "list", "elements": "dict", "default": []},
     "costs": {"type": "list", "elements": "dict", "default": []},

@@ -149,7 +149,7 @@ class BaseBackup:
             return ""
         return shlex.quote(str(self.path / "archive-wal")).replace("%", "%%") + ' "%p" "%f"'
 
-    def restore_command(self) -> str:
+    def restore_command(self, data_dir: Path) -> str:
         return shlex.quote(str(self.path / "restore-wal")).replace("%", "%%") + ' "%f" "%p"'
 
     def kinds(self, server: Server) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from ansible.module_utils.runbook_result import human_bytes
 POLL_SECONDS = 0.1
 SAVE_LIMIT_SECONDS = 1800
 LOAD_LIMIT_SECONDS = 1800
+SQLITE_DONE = 101
 # Longer paths do not fit into a socket's address.
 SOCKET_PATH_BYTES = 107
 # What a scratch server needs beside what the live one uses, before the host is short of memory.
@@ -98,10 +99,10 @@ class RedisCli:
             "-h", str(place.get("host") or "127.0.0.1"), "-p", str(place.get("port") or 6379)]  # fmt: skip
         user = ["--user", str(place["user"])] if place.get("user") else []
         password = place.get("password")
-        # Also an empty one is said, so that the operator's own environment does not speak for us.
+        # Where there is none, the operator's own environment must not speak for us.
         done = self.tools.run(
             ["redis-cli", *where, *user, "--no-auth-warning", *words],
-            env={"REDISCLI_AUTH": str(password or "")},
+            env={"REDISCLI_AUTH": str(password) if password else None},
             limit_seconds=limit_seconds,
             ok=(0, 1),
         )
@@ -466,7 +467,7 @@ def capture_sqlite(
     until = time.monotonic() + limit_seconds
 
     def in_time(status: int, remaining: int, total: int) -> None:
-        if remaining and time.monotonic() > until:
+        if status != SQLITE_DONE and time.monotonic() > until:
             raise ToolError(f"database {source} was busy for longer than {limit_seconds:g} s")
 
     part.unlink(missing_ok=True)

@@ -171,7 +171,7 @@ class Drill:
             place.data,
             place.run,
             self.job.tools(),
-            restore_command=self.backups.surveyor.engine().restore_command(),
+            restore_command=self.backups.surveyor.engine().restore_command(place.data),
             target=Target("name", figures["restore_point"]),
             settings=figures["settings"],
             superuser=self.job.connection.user or "postgres",

@@ -101,8 +101,8 @@ class Engine(Protocol):
     def archive_command(self) -> str:
         """Return PostgreSQL's archive_command."""
 
-    def restore_command(self) -> str:
-        """Return PostgreSQL's restore_command."""
+    def restore_command(self, data_dir: Path) -> str:
+        """Return PostgreSQL's restore_command for a server on `data_dir`."""
 
     def kinds(self, server: Server) -> tuple[str, ...]:
         """Return the kinds of backup that this engine can take of this server."""

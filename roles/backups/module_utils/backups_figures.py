@@ -228,28 +228,34 @@ def _all_seen(session: Session, ahead: int) -> bool:
     """Return whether the snapshot sees every transaction whose commit is in the WAL before the restore point.
 
     A commit is in the WAL a moment before others see it (longer where a standby has to confirm it). A transaction
-    that the snapshot does not see is none of these if it is idle, waits for a lock, is prepared or was rolled back.
-    One that commits now may be: then nobody can tell. Of the numbers from the snapshot's xmax on, `ahead` are taken.
+    that the snapshot does not see is none of these if it was rolled back, or still runs after it was seen to wait for
+    its client, for a lock or as a prepared one. One that commits now may be: then nobody can tell. Of the numbers from
+    the snapshot's xmax on, `ahead` are taken.
     """
     end = time.monotonic() + DOUBT_SECONDS
     while True:
         session.execute("SELECT pg_stat_clear_snapshot()")  # pg_stat_activity stands still within a transaction
-        doubtful = session.rows(
+        unseen = session.rows(
             f"""
-            SELECT pg_xact_status(x) AS status
+            SELECT x::text AS xid,
+                   EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_xid = x::xid
+                            AND (a.wait_event_type = 'Lock' OR a.wait_event = 'ClientRead'))
+                   OR (EXISTS (SELECT FROM pg_prepared_xacts p WHERE p.transaction = x::xid)
+                       AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.state = 'active' AND a.pid <> pg_backend_pid()
+                                        AND a.query ~* 'commit\\s+prepared')) AS waits
               FROM (SELECT pg_snapshot_xip(pg_current_snapshot())
                     UNION ALL
                     SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + i)::text::xid8
                       FROM generate_series(0, {ahead - 1}) i) unseen (x)
-             WHERE NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_xid = x::xid
-                                AND (a.state LIKE 'idle in transaction%' OR a.wait_event_type = 'Lock' OR a.wait_event = 'ClientRead'))
-               AND NOT EXISTS (SELECT FROM pg_prepared_xacts p WHERE p.transaction = x::xid)
-               AND pg_xact_status(x) <> 'aborted'
+             WHERE pg_xact_status(x) <> 'aborted'
             """
         )
-        if not doubtful:
+        # Asked after that: only one that still runs was itself seen waiting, not what its session did next.
+        status = {r["xid"]: session.value(f"SELECT pg_xact_status({literal(r['xid'])}::xid8)") for r in unseen}
+        doubtful = [r for r in unseen if not r["waits"] or status[r["xid"]] != "in progress"]
+        if all(status[r["xid"]] == "aborted" for r in doubtful):
             return True
-        if any(r["status"] == "committed" for r in doubtful) or time.monotonic() > end:
+        if "committed" in (status[r["xid"]] for r in doubtful) or time.monotonic() > end:
             return False
         time.sleep(0.01)
 

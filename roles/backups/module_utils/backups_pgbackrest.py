@@ -51,7 +51,7 @@ class PgBackRest:
         self.known = known
 
     def _run(self, command: str, *arguments: str, **how: Any) -> str:
-        argv = ["pgbackrest", f"--config={self.config}", f"--stanza={self.stanza}", *arguments, command]
+        argv = ["pgbackrest", f"--config={self.config}", f"--stanza={self.stanza}", command, *arguments]
         return self.tools.run(argv, **how).out
 
     def version(self) -> tuple[int, ...]:
@@ -146,8 +146,10 @@ class PgBackRest:
         words = ["pgbackrest", f"--config={self.config}", f"--stanza={self.stanza}", "archive-push"]
         return " ".join(shlex.quote(word).replace("%", "%%") for word in words) + " %p"
 
-    def restore_command(self) -> str:
-        words = [self.tools.path("pgbackrest"), f"--config={self.config}", f"--stanza={self.stanza}", "archive-get"]
+    def restore_command(self, data_dir: Path) -> str:
+        # The configuration names the live data directory, to which nothing must be written.
+        words = [self.tools.path("pgbackrest"), f"--config={self.config}", f"--stanza={self.stanza}", f"--pg1-path={data_dir}",
+                 "archive-get"]  # fmt: skip
         return " ".join(shlex.quote(word).replace("%", "%%") for word in words) + ' %f "%p"'
 
     def kinds(self, server: Server) -> tuple[str, ...]:

@@ -246,7 +246,7 @@ class Restore:
             place.data,
             place.run,
             self.job.tools(),
-            restore_command=self.backups.surveyor.engine().restore_command(),
+            restore_command=self.backups.surveyor.engine().restore_command(place.data),
             target=way.target,
             archive=archive,
             settings=figures.get("settings", {}),

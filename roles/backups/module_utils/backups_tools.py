@@ -87,13 +87,14 @@ class Tools:
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         stdin: str | None = None,
         limit_seconds: float | None = None,
         ok: Sequence[int] = (0,),
         as_us: bool = False,
     ) -> Done:
-        """Run a program to its end and return what it did. Secrets go into `env`, which nobody else can read.
+        """Run a program to its end and return what it did. Secrets go into `env`, which nobody else can read; what is
+        None there is taken out of the environment.
 
         `as_us` leaves the change to `os_user` out. Raise ToolError for an exit status that is not in `ok` and for a
         program that takes longer than `limit_seconds`; ToolMissing where it is not installed.
@@ -105,7 +106,8 @@ class Tools:
             raise ToolError(str(error)) from error
         home = {"HOME": "/nonexistent"} if identity else {}
         # Output in the words that are looked for, whatever the language of the host.
-        whole = {**os.environ, **home, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(env or {})}
+        merged = {**os.environ, **home, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(env or {})}
+        whole = {name: value for name, value in merged.items() if value is not None}
         process = subprocess.Popen(
             self.command(argv),
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,

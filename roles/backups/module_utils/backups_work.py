@@ -139,9 +139,10 @@ class Backups:
                 return
             session.execute(f"ALTER SYSTEM SET {name} = {literal(value)}")
             session.execute("SELECT pg_reload_conf()")
+            at_start = session.value(f"SELECT context = 'postmaster' FROM pg_settings WHERE name = {literal(name)}")
             files = session.rows("SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL")
-        # What takes effect at a restart is said to be an error as well.
-        broken = [row for row in files if row["name"] == name and "without restarting" not in row["error"]]
+        # What takes effect at a restart could not be applied, and is no fault.
+        broken = [] if at_start else [row for row in files if row["name"] == name]
         if broken:
             raise EngineRefused(f"the server refuses {name}={value}: {broken[0]['error']}")
 
