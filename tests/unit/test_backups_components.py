@@ -146,11 +146,24 @@ class TestRedis:
             capture_redis(TOOLS, redis.settings, short / "staging", limit_seconds=2)
         assert list((short / "staging").iterdir()) == []
 
-    def test_a_save_that_fails_says_where(self, redis: Redis, short: Path) -> None:
-        capture_redis(TOOLS, redis.settings, short / "staging")
-        shutil.rmtree(redis.data)
-        with pytest.raises(ToolError, match=r"could not save: its folder .*data.*see the log of redis"):
-            capture_redis(TOOLS, redis.settings, short / "staging")
+    def test_a_save_that_fails_says_where(self, short: Path) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", short / "data"], check=True)
+        try:
+            server = Redis(short, "--rdbcompression", "no")
+            try:
+                server.cli("SET", "big", "x" * 100_000)
+                server.cli("EVAL", "for i = 1, 30 do redis.call('COPY', 'big', 'big' .. i) end", "0")
+                with pytest.raises(ToolError, match=rf"could not save: its folder {short}/data has 10.* free; see the"):
+                    capture_redis(TOOLS, server.settings, short / "staging")
+                # And again, now that the last save is known to have failed.
+                with pytest.raises(ToolError, match="could not save"):
+                    capture_redis(TOOLS, server.settings, short / "staging")
+                server.cli("FLUSHALL")
+                assert capture_redis(TOOLS, server.settings, short / "staging").details["rdb"]["keys"] == 0
+            finally:
+                server.stop()
+        finally:
+            subprocess.run(["umount", short / "data"], check=True)
 
     def test_server_whose_file_is_not_to_be_had(
         self, redis: Redis, short: Path, monkeypatch: pytest.MonkeyPatch

@@ -80,7 +80,7 @@ def planned(restore: Restore) -> dict:
     """Return what would be done, as facts and as an action for people."""
     way = restore.way()
     what = {"database": way.data_dir, "table": restore.request.table, "files": ", ".join(restore.request.paths)}
-    shown = action("restore-data", what[restore.request.scope], way.facts["goes_back_to"], kind="destructive")
+    shown = action("restore-data", what[restore.request.scope], restore.lost(way), kind="destructive")
     return {"facts": way.facts, "plan": [shown]}
 
 
@@ -102,7 +102,10 @@ def main() -> None:
         backups = Backups(with_nice(job_from(given), 0))
         made.append(Restore(backups, request, state_dir / "evidence" / given["run_id"]))
         if given["step"] == "plan":
-            return planned(made[0])
+            found = planned(made[0])
+            if not module.check_mode:
+                made[0].refuse_unconfirmed(found["plan"][0]["reason"])
+            return found
         with renewed(state_dir, given["leases"], given["run_id"], given["owner"], "backup-restore", given["lease_seconds"]):
             made[0].run() if given["step"] == "data" else made[0].backup_again()
         return {}

@@ -9,6 +9,7 @@ journal tells a later run that it was killed between the two.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -222,12 +223,21 @@ class Restore:
         """Return what has to be given as --confirm."""
         return f"{self.request.host}/{self.job.connection.database}"
 
-    def refuse_unconfirmed(self) -> None:
-        """Raise EngineRefused unless the confirmation names this host and database."""
+    def lost(self, way: Way) -> str:
+        """Return in words what going back loses."""
+        facts = way.facts
+        return (
+            f"{facts['goes_back_to']}; newest backup {facts['newest_backup']}, newest WAL {facts['newest_wal']}; rows since:"
+            f" {facts['rows_since']}; {human_bytes(way.needed_bytes)} are needed beside the old data"
+        )
+
+    def refuse_unconfirmed(self, lost: str = "") -> None:
+        """Raise EngineRefused unless the confirmation names this host and database; it says what would be `lost`."""
         if self.confirmation() not in self.request.confirm:
             given = ", ".join(self.request.confirm) or "none"
             raise EngineRefused(
-                f"this replaces data, so it wants a confirmation: --confirm {self.confirmation()} (given: {given})"
+                f"this replaces data ({lost or self.request.scope}), so it wants a confirmation: --confirm"
+                f" {self.confirmation()} (given: {given})"
             )
 
     # What it does
@@ -301,23 +311,46 @@ class Restore:
             kept = new.with_name("ready")
             os.rename(new, kept)
             write_json(self.journal, {"new": str(kept), "data": str(data), "aside": str(aside)})
-            if data.exists():
-                os.rename(data, aside)
-            os.rename(kept, data)
-            self.journal.unlink()
+            try:
+                if data.exists():
+                    self._move(data, aside)
+                os.rename(kept, data)
+            except BaseException:
+                if aside.exists() and not data.exists():
+                    os.rename(aside, data)
+                raise
+            finally:
+                self.journal.unlink()
+
+    def _move(self, data: Path, aside: Path) -> None:
+        """Rename a folder. Where its file system cannot (overlays of containers), copy it first and remove it then."""
+        try:
+            os.rename(data, aside)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            part = aside.with_name(f".{aside.name}.part")
+            self.job.own_tools().run(["cp", "-a", str(data), str(part)])
+            os.sync()
+            os.rename(part, aside)
+            shutil.rmtree(data)
 
     def _finish_swap(self) -> bool:
         """Finish what a run that was killed between its two renames began; return whether there was something."""
         noted = read_json(self.journal, None)
         if noted is None:
             return False
-        new, data = Path(noted["new"]), Path(noted["data"])
-        if data.exists() and new.exists():
+        new, data, aside = (Path(noted[key]) for key in ("new", "data", "aside"))
+        if data.exists() and not aside.exists():
             # Nothing was replaced, and the old data may have gone on since: this restore begins anew.
             self.journal.unlink()
             return False
+        if not new.exists() and not data.exists():
+            raise EngineRefused(f"{data} and {new} are both gone, the old data is {aside}: look at it, rename it, remove {self.journal}")
         with self.backups.acting("restore-data", str(data), "a run was killed between two renames", kind="destructive"):
             if new.exists():
+                if data.exists():
+                    shutil.rmtree(data)  # what is left of it after its copy was complete
                 os.rename(new, data)
             self.journal.unlink()
         shutil.rmtree(data.parent / FOLDER, ignore_errors=True)
