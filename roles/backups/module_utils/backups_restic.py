@@ -85,6 +85,8 @@ _CAUSES: tuple[tuple[type[ToolError], str, str], ...] = (
      r"blocked in append-only mode", "it cannot be written"),
     (Absent, r"repository does not exist|is there a repository at the following location|unable to open config file",
      "there is no repository"),
+    # OpenSSH's server has one word for most of what goes wrong.
+    (ToolError, r"ssh_fx_failure", "the SFTP server says no more than Failure: its disk is full, or read-only"),
 )  # fmt: skip
 _STATUSES: dict[int, type[ToolError]] = {10: Absent, 11: Locked, 12: WrongPassword}
 
