@@ -401,6 +401,18 @@ class TestSqlite:
             capture_sqlite(grafana, tmp_path / "staging")
         assert list((tmp_path / "staging").iterdir()) == []
 
+    def test_damage_that_only_the_integrity_check_sees(self, grafana: Path, tmp_path: Path) -> None:
+        with sqlite3.connect(grafana) as database:
+            database.execute("INSERT INTO dashboard VALUES (999, 'needle-1')")
+            database.execute("CREATE INDEX by_data ON dashboard (data)")
+        database.close()
+        content = grafana.read_bytes()
+        assert content.count(b"needle-1") == 2
+        grafana.write_bytes(content.replace(b"needle-1", b"needle-2", 1))
+        with pytest.raises(ToolError, match=r"integrity_check says: .*missing from index"):
+            capture_sqlite(grafana, tmp_path / "staging")
+        assert "missing from index" in prove_sqlite(grafana, {"rows": {"dashboard": 201}})[0]
+
     def test_no_database_and_missing(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("this is no database at all " * 50)
         with pytest.raises(ToolError, match="not a database"):

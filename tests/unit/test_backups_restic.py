@@ -229,7 +229,7 @@ class TestBackupAndRestore:
             (first, "web1", ["a", "b"], ["/m"]),
             (second, "web2", ["a"], ["/m"]),
         ]
-        assert [s.id for s in one.snapshots(["b", "a"])] == [first]
+        assert [s.id for s in one.snapshots(["a", "b"])] == [first]
         assert one.snapshots(["c"]) == []
         assert found[0].time.tzinfo == timezone.utc
         assert abs(found[0].time.timestamp() - time.time()) < 60
