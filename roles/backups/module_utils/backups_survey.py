@@ -20,7 +20,7 @@ from ansible.module_utils.backups_manifest import FILES_TAG, TAG, Shelf
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import HOUR, Archiving, Files, Limits, Live, Picture, Space
 from ansible.module_utils.backups_restic import Repository as ResticRepository
-from ansible.module_utils.backups_restic import Restic, holder_is_gone, new_marks, subset_for, verify_local
+from ansible.module_utils.backups_restic import Restic, new_marks, subset_for, verify_local
 from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
 from ansible.module_utils.runbook_state import read_json, write_json
@@ -286,14 +286,10 @@ class Surveyor:
     def _locks(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the old locks in the repository of files: those whose process is provably gone, and the others."""
         now, age = self.job.now(), self.job.lock_age_seconds
-        stale: list[str] = []
-        held: list[str] = []
-        for lock in self.restic.locks():
-            if lock.host == socket.gethostname() and holder_is_gone(lock):
-                stale.append(str(lock))
-            elif lock.time is None or now - lock.time.timestamp() > age:
-                held.append(str(lock))
-        return tuple(stale), tuple(held)
+        judged = self.restic.judged_locks(socket.gethostname(), 0)
+        stale = tuple(str(lock) for lock, reason in judged if not reason)
+        held = tuple(f"{lock}: {why}" for lock, why in judged if why and now - lock.time.timestamp() > age)
+        return stale, held
 
     def _files_verified(self, verify: bool | None) -> list[str]:
         """Return what is wrong with the repository of files, from a new look or from the last one."""

@@ -80,7 +80,7 @@ class Backups:
                 engine.leftovers(remove=True)
         if picture.files.stale_locks:
             released = self.surveyor.restic.release_stale(socket.gethostname(), 0)
-            for lock in released.removed:
+            for lock in released:
                 self.actions.append(action("repositories", str(lock), "its process is gone", result="done"))
         for text in picture.settings:
             subject = text.split(": ")[0]
