@@ -192,7 +192,10 @@ class Drill:
                 days = sum(len(each) for each in expected["costs"].values())
                 self.proved.append(f"{rows} rows in {len(expected['tables'])} tables, costs of {days} days, schema, sequences")
         with self.phase("integrity"), Session(connection) as session:
-            self.problems += [f"{p.kind} {p.subject}: {p.text}" for p in integrity(session)]
+            for found in integrity(session):
+                # Indexes and sequences are as they were; then it is the live server that has an invalid one.
+                as_saved = not wrong and found.kind in ("index", "sequence")
+                (self.notes if as_saved else self.problems).append(f"{found.kind} {found.subject}: {found.text}")
             canary = newest_canary(session)
             wanted = manifest["database"].get("canary")
             if wanted and canary.at != wanted:

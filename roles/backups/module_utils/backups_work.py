@@ -114,6 +114,8 @@ class Backups:
             return
         made = [parent for parent in [Path(path), *Path(path).parents] if not parent.exists()]
         os.makedirs(path, mode=0o755, exist_ok=True)
+        for parent in made[1:]:
+            parent.chmod(0o711)  # whatever the umask: the server's user has to get here
         if made and (identity := child_identity(self.job.os_user)):
             os.chown(path, identity["user"], identity["group"])
             os.chmod(path, 0o700)
@@ -139,7 +141,7 @@ class Backups:
                 return
             session.execute(f"ALTER SYSTEM SET {name} = {literal(value)}")
             session.execute("SELECT pg_reload_conf()")
-            at_start = session.value(f"SELECT context = 'postmaster' FROM pg_settings WHERE name = {literal(name)}")
+            at_start = session.value(f"SELECT context = 'postmaster' FROM pg_settings WHERE name = {literal(name)}")  # noqa: S608  quoted
             files = session.rows("SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL")
         # What takes effect at a restart could not be applied, and is no fault.
         broken = [] if at_start else [row for row in files if row["name"] == name]
