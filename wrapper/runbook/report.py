@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -18,6 +19,7 @@ from runbook.schema import dump
 from runbook.units import amount, moment, size
 
 _CHART_ROWS = 14
+_ACRONYMS = ("rpo", "rto", "wal")
 _EXCERPT = 2000
 
 
@@ -83,9 +85,17 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         for name, value in facts.items():
             if isinstance(value, str | int | float) and not isinstance(value, bool):
                 unit = next((unit for unit in ("seconds", "bytes", "percent") if name.endswith(unit)), None)
-                shown = name.replace("_bytes", "_size").replace("_", " ")
-                rows.append((f"{where}{shown}", amount(value, unit)))
+                told = amount(value, unit)
+                if name.endswith("_at") and not isinstance(value, str):
+                    told = moment(datetime.fromtimestamp(value, UTC))
+                rows.append((f"{where}{_shown(name)}", told))
     return rows
+
+
+def _shown(name: str) -> str:
+    """Given the name of a fact, return it for a reader; its value has the unit."""
+    words = name.removesuffix("_seconds").replace("_bytes", "_size").split("_")
+    return " ".join(word.upper() if word in _ACRONYMS else word for word in words)
 
 
 def _freed(record: Record) -> str:

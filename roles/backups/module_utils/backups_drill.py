@@ -39,6 +39,7 @@ from ansible.module_utils.backups_scratch import (
 from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.backups_work import Backups
 from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable, Session
+from ansible.module_utils.runbook_result import human_bytes
 from ansible.module_utils.runbook_state import write_json
 
 FAILURES = (ToolError, EngineRefused, ScratchError, ScratchRefused, PsqlError, PsqlUnreachable, OSError)
@@ -190,7 +191,7 @@ class Drill:
             if not wrong:
                 rows = sum(count or 0 for count in expected["tables"].values())
                 days = sum(len(each) for each in expected["costs"].values())
-                self.proved.append(f"{rows} rows in {len(expected['tables'])} tables, costs of {days} days, schema, sequences")
+                self.proved.append(f"{rows:,} rows in {len(expected['tables'])} tables, costs of {days} days, schema, sequences")
         with self.phase("integrity"), Session(connection) as session:
             for found in integrity(session):
                 # Indexes and sequences are as they were; then it is the live server that has an invalid one.
@@ -205,7 +206,7 @@ class Drill:
                 self._noted("indexes against tables", server.amcheck([name]))
         with self.phase("dump"):
             size, _ = server.dump_to_null(name)
-            self.proved.append(f"every row was read: a dump of {size} bytes")
+            self.proved.append(f"every row was read: a dump of {human_bytes(size)}")
 
     def _noted(self, what: str, checked: Any) -> None:
         self.problems += [f"{what}: {problem}" for problem in checked.problems]
