@@ -155,6 +155,16 @@ def test_a_drill_is_due(drills: tuple[dict[str, Any], ...], due: bool) -> None:
     assert ("drill" in [step for step, _ in steps(replace(HEALTHY, drills=drills))]) == due
 
 
+def test_the_proof_of_a_set_that_was_damaged_since_proves_nothing() -> None:
+    damaged = replace(HEALTHY, problems={"F1": ["checksum invalid: 1"]})
+    assert steps(damaged) == [("set", "full set"), ("drill", "the new set")]
+    assert "drill-overdue" in ids(damaged)
+
+
+def test_the_proof_of_a_set_that_was_expired_since_counts() -> None:
+    assert steps(replace(HEALTHY, drills=(drill(2, set="expired"),))) == []
+
+
 def test_no_drill_without_a_set() -> None:
     blocked = replace(HEALTHY, live=Live("down", "refused"), sets=(), drills=())
     assert steps(blocked) == []

@@ -157,6 +157,14 @@ def good_sets(picture: Picture) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: float(each["finished"]))
 
 
+def proofs(picture: Picture) -> list[dict[str, Any]]:
+    """Return the drills that passed and still prove something, oldest first: not those of a set that was damaged since."""
+    good = {each["set"] for each in good_sets(picture)}
+    damaged = {each["set"] for each in picture.sets} - good
+    passed = [d for d in picture.drills if d["result"] == "passed" and d["set"] not in damaged]
+    return sorted(passed, key=lambda drill: float(drill["at"]))
+
+
 def plan(picture: Picture, limits: Limits) -> Plan:
     """Return what is due and what is wrong."""
     result = Plan()
@@ -261,7 +269,7 @@ def _due_expiry(picture: Picture, limits: Limits, result: Plan) -> None:
 
 
 def _due_drill(picture: Picture, limits: Limits, result: Plan) -> None:
-    proved = [drill for drill in picture.drills if drill["result"] == "passed" and drill["at"] <= picture.now + HOUR]
+    proved = [drill for drill in proofs(picture) if drill["at"] <= picture.now + HOUR]
     newest = max((float(drill["at"]) for drill in proved), default=None)
     days = None if newest is None else (picture.now - newest) / DAY
     last = max(picture.drills, key=lambda drill: float(drill["at"]), default=None)
@@ -272,7 +280,7 @@ def _due_drill(picture: Picture, limits: Limits, result: Plan) -> None:
     if not sets and not result.kind:
         return
     result.drill_set = "new" if result.kind else str(sets[-1]["set"])
-    why = "no set was ever proven by restoring it" if days is None else "the last proof is too old"
+    why = "no set that is whole was proven by restoring it" if days is None else "the last proof is too old"
     why = "the last drill failed" if failed else why
     subject = "the new set" if result.kind else result.drill_set
     result.actions.append(
@@ -431,7 +439,7 @@ def _about_drills(picture: Picture, limits: Limits) -> list[dict[str, Any]]:
     drills = sorted(picture.drills, key=lambda drill: float(drill["at"]))
     found = []
     last = drills[-1] if drills else None
-    passed = [drill for drill in drills if drill["result"] == "passed"]
+    passed = proofs(picture)
     days = (picture.now - float(passed[-1]["at"])) / DAY if passed else None
     if days is None or days > limits.drill_max_age_days:
         found.append(finding("drill-overdue", "No set was proven by restoring it lately", severity="critical",
