@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from ansible.module_utils.backups_planner import Limits, Plan, plan
 from ansible.module_utils.backups_restore import Request, Restore
 from ansible.module_utils.backups_survey import Job, Surveyor
 from ansible.module_utils.backups_work import Backups
+
 from support.postgres import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,8 +189,6 @@ class Lab:
 
     def killed(self, work: str, function: str, times: int = 1, event: str = "call") -> None:
         """Do `work`, Python over `lab`, in a process that is killed when it calls `function` of ours."""
-        import pickle
-
         place = self.folder / "lab.pickle"
         place.write_bytes(pickle.dumps(self))
         script = KILLED.format(root=str(ROOT), pickle=str(place), times=times, function=function, event=event,

@@ -186,6 +186,7 @@ def test_no_drill_without_a_set() -> None:
         (replace(HEALTHY, repository=repository(archive=Archive((), (wal(5),)))), "wal-gap"),
         (replace(HEALTHY, repository=repository(encrypted=False)), "unencrypted"),
         (replace(HEALTHY, queue_limit="1GB"), "queue-max"),
+        (replace(HEALTHY, unwritable="/b cannot be written"), "read-only"),
         (replace(HEALTHY, files=Files("error", "wrong password", append_only=True)), "files-unusable"),
         (replace(HEALTHY, files=replace(HEALTHY.files, problems=("pack ab: changed",))), "files-damaged"),
         (replace(HEALTHY, files=replace(HEALTHY.files, held_locks=("lock 1",))), "files-locked"),

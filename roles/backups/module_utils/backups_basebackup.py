@@ -10,6 +10,7 @@ and newer can take (https://www.postgresql.org/docs/17/app-pgcombinebackup.html)
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -34,7 +35,7 @@ from ansible.module_utils.backups_engine import (
     wal_gaps,
 )
 from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools, version
-from ansible.module_utils.runbook_psql import Connection, child_identity
+from ansible.module_utils.runbook_psql import Connection, Session, child_identity
 
 SLOT = "llmct_backups"
 LABEL = re.compile(r"\d{8}T\d{6}Z-[FD]")
@@ -173,7 +174,16 @@ class BaseBackup:
             if not script.exists() or script.read_text(encoding="utf-8") != text:
                 _write(script, text, 0o755)
                 made.append(f"wrote {script}")
+        if self.wal_method == "receive":
+            self._reserve_slot()
         return made
+
+    def _reserve_slot(self) -> None:
+        """Have the server keep its WAL from now on, for `receive`."""
+        with Session(self.connection) as session:
+            known = [row["slot_name"] for row in session.rows("SELECT slot_name FROM pg_replication_slots")]
+            if SLOT not in known:
+                session.execute(f"SELECT pg_create_physical_replication_slot('{SLOT}', true)")
 
     def _refuse(self, server: Server) -> None:
         tool = version(self.tools.run(["pg_basebackup", "--version"]).out)[0]
@@ -256,9 +266,11 @@ class BaseBackup:
         return problems
 
     def _verify_one(self, data: Path) -> list[str]:
-        done = self.tools.run(["pg_verifybackup", "--quiet", "--no-parse-wal", str(data)], ok=range(256))
+        done = self.tools.run(["pg_verifybackup", "--quiet", "--no-parse-wal", str(data)], ok=range(-64, 256))
         if done.rc == 0:
             return []
+        if done.rc < 0:  # it crashed, as some builds of version 18 do: that says nothing of the backup
+            return compare_with_manifest(data)
         lines = [line.split("error: ", 1)[-1] for line in done.err.splitlines() if "error" in line]
         return lines[:20] or [f"pg_verifybackup ended with {done.rc}: {done.err.strip()[:300]}"]
 
@@ -290,7 +302,6 @@ class BaseBackup:
         backup = next(each for each in repository.backups if each.label == label)
         if backup.needs:
             parts = [str(self.base / name / "data") for name in (*backup.needs, label)]
-            self.tools.run(["rmdir", str(into)])
             self.tools.run(["pg_combinebackup", *parts, "-o", str(into)])
             return
         self.tools.run(["cp", "-a", "--reflink=auto", f"{self.base / label / 'data'}/.", str(into)])
@@ -306,6 +317,30 @@ class BaseBackup:
             else:
                 entry.unlink(missing_ok=True)
         return [str(entry) for entry in left]
+
+
+def compare_with_manifest(data: Path) -> list[str]:
+    """Return how a backup differs from its backup_manifest: sha256, sizes, missing and additional files, the manifest itself."""
+    text = (data / "backup_manifest").read_bytes()
+    signed, seal = text.rsplit(b'"Manifest-Checksum"', 1)
+    if hashlib.sha256(signed).hexdigest() not in seal.decode(errors="replace"):
+        return ["backup_manifest does not have the checksum that it names"]
+    problems = []
+    expected = {each["Path"]: each for each in json.loads(text)["Files"] if "Path" in each}
+    for name, each in sorted(expected.items()):
+        path = data / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif path.stat().st_size != int(each["Size"]):
+            problems.append(f"{name} has {path.stat().st_size} bytes instead of {each['Size']}")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != each["Checksum"]:
+            problems.append(f"checksum mismatch for file {name}")
+    ours = {"backup_manifest", "postgresql.auto.conf", "standby.signal", "recovery.signal"}
+    for path in data.rglob("*"):
+        name = str(path.relative_to(data))
+        if path.is_file() and name not in expected and name not in ours and not name.startswith("pg_wal/"):
+            problems.append(f"{name} is not in the manifest")
+    return problems[:20]
 
 
 def _young(entry: Path, now: float) -> bool:

@@ -65,7 +65,8 @@ class PgBackRest:
     def read(self, server: Server | None) -> Repository:
         try:
             found = self.version()
-            told = json.loads(self._run("info", "--output=json"))
+            # With a wrong passphrase it quotes what it could not read, byte by byte.
+            told = json.loads(self._run("info", "--output=json"), strict=False)
         except (ToolMissing, EngineRefused) as error:
             return Repository("error", str(error))
         except (ToolError, ValueError) as error:

@@ -106,6 +106,7 @@ class Picture:
     passphrase_beside: tuple[str, ...] = ()
     queue_limit: str = ""
     append_only: bool = False
+    unwritable: str = ""
     missing: tuple[str, ...] = ()
     may_install: bool = True
     leftovers: tuple[str, ...] = ()
@@ -192,6 +193,7 @@ def _blocked(picture: Picture) -> str:
         repository.message: repository.state in ("mismatch", "error"),
         files.message: files.state == "error",
         picture.restart_needed: picture.restart_needed,
+        picture.unwritable: picture.unwritable,
     }
     return next((text for text, holds in why.items() if holds), "")
 
@@ -342,6 +344,9 @@ def _about_repository(picture: Picture, limits: Limits) -> list[dict[str, Any]]:
             found.append(finding("backup-from-the-future", "A backup is newer than now", subject=backup.label,
                                  observed=f"{(backup.stopped - picture.now) / HOUR:.1f} h", remedy="A clock was or is wrong"))  # fmt: skip
     found += _about_gaps(picture)
+    if picture.unwritable:
+        found.append(finding("read-only", "The repository cannot be written", observed=picture.unwritable, severity="critical",
+                             remedy="Mount it writable, or give it to its user; what is in it can be restored all the same"))  # fmt: skip
     if seen.state == "ready" and not seen.encrypted:
         found.append(finding("unencrypted", "The repository of the database is not encrypted", subject=seen.local_path,
                              remedy="Use backups_engine=pgbackrest, or an encrypted file system and accept this finding"))  # fmt: skip

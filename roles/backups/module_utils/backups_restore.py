@@ -134,7 +134,7 @@ class Restore:
         if self.request.time:
             wanted = moment(self.request.time)
             fitting = [backup for backup in good if backup.stopped <= wanted]
-            if not fitting or (newest_at is not None and wanted > newest_at):
+            if not fitting or (newest_at is not None and wanted > newest_at + 1):
                 raise EngineRefused(
                     f"{self.request.time} cannot be reached: what is there reaches from {_iso(good[0].stopped)} to"
                     f" {_iso(newest_at)}"
@@ -228,8 +228,17 @@ class Restore:
         facts = way.facts
         return (
             f"{facts['goes_back_to']}; newest backup {facts['newest_backup']}, newest WAL {facts['newest_wal']}; rows since:"
-            f" {facts['rows_since']}; {human_bytes(way.needed_bytes)} are needed beside the old data"
+            f" {facts['rows_since']}; {self._unarchived(way)}{human_bytes(way.needed_bytes)} are needed beside the old data"
         )
+
+    def _unarchived(self, way: Way) -> str:
+        """Return in words what lies in the old data directory and never reached the archive; empty if nothing does."""
+        folder = Path(way.data_dir) / "pg_wal" / "archive_status"
+        try:
+            waiting = len(list(folder.glob("*.ready")))
+        except OSError:
+            waiting = 0
+        return f"{waiting} WAL files of the old data were never archived; " if waiting else ""
 
     def refuse_unconfirmed(self, lost: str = "") -> None:
         """Raise EngineRefused unless the confirmation names this host and database; it says what would be `lost`."""

@@ -178,6 +178,7 @@ class Surveyor:
             passphrase_beside=tuple(self._passphrase_beside(repository)),
             queue_limit=self._queue_limit(),
             append_only=job.append_only,
+            unwritable=self._unwritable(repository),
             missing=tuple(self._missing()),
             may_install=job.manage_packages,
             leftovers=tuple(self._leftovers(engine)),
@@ -366,6 +367,20 @@ class Surveyor:
                 real = os.path.realpath(path)
                 if os.path.exists(real) and not any(real == c or real.startswith(c.rstrip("/") + "/") for c in covered):
                     yield name, path
+
+    def _unwritable(self, repository: Repository) -> str:
+        """Return which local folder its user cannot write; empty if there is none."""
+        job = self.job
+        places = [(job.tools(), Path(repository.local_path), f"user {job.os_user or 'that runs this'}")]
+        if job.engine == "pgbackrest":
+            places += [(job.tools(), Path(repository.local_path) / sub / job.stanza, places[0][2]) for sub in ("backup", "archive")]
+        else:
+            places += [(job.tools(), Path(repository.local_path) / sub, places[0][2]) for sub in ("base", "wal")]
+        places.append((job.own_tools(), Path(job.files_repository), "this user"))
+        for tools, path, who in places:
+            if path.is_absolute() and path.is_dir() and tools.run(["test", "-w", str(path)], ok=(0, 1)).rc:
+                return f"{path} cannot be written by {who}"
+        return ""
 
     def _passphrase_beside(self, repository: Repository) -> Iterator[str]:
         """Yield files in or beside a local repository that hold its passphrase."""
