@@ -12,10 +12,11 @@ sys.path[:0] = [str(ROOT / "tests")]
 import conftest  # noqa: E402, F401 - makes the roles' module_utils importable
 from support.postgres import installations  # noqa: E402
 
-from bench import database, incident, listener, wrapper  # noqa: E402 - after the path above
+from bench import backups, database, incident, listener, wrapper  # noqa: E402 - after the path above
 from bench.measure import Figure, machine  # noqa: E402
 
 SCALE = 5
+BACKUP_SCALE = 25  # about 4 GB
 
 
 def measure(scratch: Path) -> list[Figure]:
@@ -29,6 +30,7 @@ def measure(scratch: Path) -> list[Figure]:
         lambda: database.vacuum_and_indexes(base, scratch, all_due=False),
         lambda: database.vacuum_and_indexes(base, scratch, all_due=True),
         lambda: database.blocked_writer(base, scratch),
+        lambda: backups.backups(bin_dir, scratch / "backups", BACKUP_SCALE),
         lambda: wrapper.overhead(scratch),
         lambda: incident.incidents(scratch),
         lambda: listener.intake(scratch),
@@ -52,6 +54,7 @@ Measured by `make bench` on {time.strftime("%Y-%m-%d", time.gmtime())}; all figu
 one machine. Ratios travel, seconds do not.
 
 {described}
+- Backups at scale {BACKUP_SCALE}, and 200 MB of files; both contenders from a warm cache, the best of two rounds
 - Database at scale {SCALE}: {SCALE * 200_000:,} usage rows with text, {SCALE * 60_000:,} spans and metrics, 180 days, worn
 
 | What | Ours | Against | Ratio | Bound | Met |
