@@ -53,14 +53,19 @@ foreign:
   description: Files in the folder that are none of the sandbox's.
   returned: always
   type: list
+has_curl:
+  description: Whether curl is there, with which checks ask the app.
+  returned: always
+  type: bool
 can_install:
-  description: Whether PostgreSQL can be installed with apt.
+  description: Whether packages can be installed with apt.
   returned: always
   type: bool
 """
 
 import os
 import pwd
+import shutil
 import stat
 
 import yaml
@@ -188,6 +193,7 @@ def main() -> None:
         running=sorted(running),
         owner_uid=os.stat(folder).st_uid if known else os.geteuid(),
         foreign=sorted(set(os.listdir(folder)) - OWN_NAMES) if os.path.isdir(folder) else [],
+        has_curl=shutil.which("curl") is not None,
         can_install=os.geteuid() == 0 and os.path.exists("/usr/bin/apt-get"),
     )
 
