@@ -14,8 +14,9 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,9 @@ class Restore:
 
     # What it would do
 
-    def way(self) -> Way:
+    def way(self, keep: bool = False) -> Way:
         """Return how the request is carried out. Raise EngineRefused for whatever stands in the way, seen before any change."""
+        self._ensure_config(keep)
         picture = self.backups.surveyor.look(verify=False, write=False)
         if picture.repository.state in ("error", "absent", "mismatch"):
             raise EngineRefused(picture.repository.message)
@@ -101,6 +103,26 @@ class Restore:
         elif self.request.scope == "files" and manifest is None:
             raise EngineRefused("no set was taken before restore_time: files come from a set")
         return way
+
+    def _ensure_config(self, keep: bool) -> None:
+        """On a new machine pgbackrest has no configuration yet: write it, or for a look, a copy that is gone afterwards."""
+        job = self.job
+        if job.engine != "pgbackrest" or os.path.exists(job.config):
+            return
+        surveyor = self.backups.surveyor
+        sets = surveyor.look(verify=False, write=False).sets
+        data_dir = next((str(m["database"]["data_dir"]) for m in reversed(sets) if m["database"].get("data_dir")), "")
+        if not data_dir:
+            raise EngineRefused(f"there is no {job.config}, and no set tells what to write into it: see backups_files_repository")
+        if keep:
+            self.backups.write_config(surveyor.rendered(data_dir))
+            return
+        self._copy = tempfile.TemporaryDirectory(prefix="runbooks-")
+        os.chmod(self._copy.name, 0o711)  # noqa: S103  the file in it is for one user alone, who has to get there
+        place = os.path.join(self._copy.name, "pgbackrest.conf")
+        self.backups.write_config(surveyor.rendered(data_dir), place)
+        self.job = replace(job, config=place)
+        self.backups = Backups(self.job)
 
     def _refuse_request(self) -> None:
         request = self.request
@@ -256,7 +278,7 @@ class Restore:
         self.refuse_unconfirmed()
         if self.request.scope == "database" and self._finish_swap():
             return
-        way = self.way()
+        way = self.way(keep=True)
         {"database": self._database, "table": self._table, "files": self._files}[self.request.scope](way)
 
     def _server(self, place: Place, way: Way, archive: str) -> ScratchServer:

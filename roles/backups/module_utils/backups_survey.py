@@ -131,6 +131,10 @@ class Surveyor:
         data_dir = server.data_dir if server else ""
         if not data_dir or not self.job.config_text:
             return ""
+        return self.rendered(data_dir)
+
+    def rendered(self, data_dir: str) -> str:
+        """Return pgbackrest's configuration for a data directory."""
         cores = min(os.cpu_count() or 1, 8)
         return self.job.config_text.replace("@DATA_DIR@", data_dir).replace("@CORES@", str(cores))
 
@@ -273,7 +277,7 @@ class Surveyor:
             return Files("error", str(error)), *self.shelf.read(None, _no_fetch, write=False)
         except ToolError as error:
             return Files("error", str(error)), *self.shelf.read(None, _no_fetch, write=False)
-        originals = {_set_of(s.tags): s.id for s in snapshots if TAG in s.tags and s.host == socket.gethostname()}
+        originals = {_set_of(s.tags): s.id for s in snapshots if TAG in s.tags and s.host == self.job.stanza}
         sets, damaged = self.shelf.read(
             {k: v for k, v in originals.items() if k},
             lambda snapshot: self.restic.read(snapshot, "/manifest.json").decode("utf-8", "replace"),

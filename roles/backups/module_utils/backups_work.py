@@ -90,7 +90,7 @@ class Backups:
     def _ensure(self, subject: str, engine: Engine) -> None:
         job = self.job
         if subject == job.config:
-            self._write_config()
+            self.write_config(self.surveyor.config_text(self.surveyor.server()))
         elif subject == job.files_repository:
             if os.path.isabs(job.files_repository):
                 os.makedirs(job.files_repository, mode=0o700, exist_ok=True)
@@ -120,16 +120,16 @@ class Backups:
             os.chown(path, identity["user"], identity["group"])
             os.chmod(path, 0o700)
 
-    def _write_config(self) -> None:
+    def write_config(self, text: str, to: str = "") -> None:
         """Write pgbackrest's configuration, which holds the passphrase, for the server's user alone."""
-        path = Path(self.job.config)
+        path = Path(to or self.job.config)
         if path.exists() and MANAGED not in path.read_text(encoding="utf-8", errors="replace"):
             raise EngineRefused(f"{path} is somebody else's: set backups_pgbackrest_config to another name")
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(self.surveyor.config_text(self.surveyor.server()))
+            file.write(text)
             os.fsync(file.fileno())
         if identity := child_identity(self.job.os_user):
             os.chown(part, identity["user"], identity["group"])
@@ -231,7 +231,7 @@ class Backups:
             components = self._capture(staging)
             paths = [str(staging), *(p for each in job.files for p in each["paths"] if os.path.lexists(p))]
             excludes = [x for each in job.files for x in each.get("exclude") or []]
-            saved = self.surveyor.restic.backup(paths, set_tags(set_id, FILES_TAG), socket.gethostname(), excludes)
+            saved = self.surveyor.restic.backup(paths, set_tags(set_id, FILES_TAG), job.stanza, excludes)
         ended = self.job.now()
         manifest = {
             "set": set_id,
@@ -262,7 +262,7 @@ class Backups:
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         text = json.dumps(manifest, indent=1, sort_keys=True).encode()
-        self.surveyor.restic.store(NAME, text, set_tags(manifest["set"], TAG), socket.gethostname())
+        self.surveyor.restic.store(NAME, text, set_tags(manifest["set"], TAG), self.job.stanza)
         self.surveyor.shelf.keep(manifest)
 
     def archive(self, engine: Engine, server: Server, wal_file: str) -> None:
