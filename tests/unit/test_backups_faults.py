@@ -16,6 +16,7 @@ from ansible.module_utils.backups_engine import EngineRefused
 from ansible.module_utils.backups_planner import Limits, good_sets
 from ansible.module_utils.backups_scratch import ScratchRefused, TargetNotReached
 from ansible.module_utils.backups_survey import Surveyor
+from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_psql import Session
 from support.backups import DATABASE, Lab, copied, flip
 from support.postgres import Server, wait_until
@@ -338,7 +339,7 @@ def test_what_cannot_work_is_refused_before_anything_is_touched(lost: tuple[Lab,
         lab.restore(time=moment, confirm=()).run()
     with pytest.raises(EngineRefused, match=r"cannot be reached: what is there reaches from 20"):
         lab.restore(time="2020-01-01 00:00:00+00").run()
-    with pytest.raises((EngineRefused, TargetNotReached), match="cannot be reached|after the end of the WAL"):
+    with pytest.raises((EngineRefused, TargetNotReached), match=r"cannot be reached|after the end of the WAL"):
         lab.restore(time="2099-01-01 00:00:00+00").run()
     with pytest.raises(EngineRefused, match="without a zone"):
         lab.restore(time="2026-01-01 00:00:00").run()
@@ -440,3 +441,32 @@ def test_a_place_for_drills_near_the_data_is_refused(lab: Lab) -> None:
     assert near.step("drill")[-1]["result"] == "failed"
     assert not (lab.server.data / "scratch").exists()
     assert ScratchRefused.__name__ in near.last_drill()["problems"][0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_disk_that_is_full_in_the_middle_of_a_set(
+    engine: str, scratch: Path, bin_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(scratch / f"full-{engine}", bin_dirs["system15"], engine)
+    (lab.folder / "repo").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(lab.folder / "repo")], check=True)
+    try:
+        lab.start().maintain()
+        before = [each["set"] for each in good_sets(Surveyor(lab.job).look(verify=False))]
+        ballast = lab.folder / "repo" / "ballast"
+        # All but half a MiB: the backup begins, and does not end.
+        ballast.write_bytes(b"0" * (shutil.disk_usage(ballast.parent).free - 512 * 1024))
+        due = lab.but(limits=Limits(full_max_age_hours=0), now=lambda: time.time() + 7200)
+        monkeypatch.setattr("ansible.module_utils.backups_work.Backups._refuse_full_disk", lambda *a: None)
+        with pytest.raises((ToolError, EngineRefused), match=r"[Nn]o space left"):
+            due.step("set")
+        assert "repository-full" in lab.findings(verify=False)
+        assert [each["set"] for each in good_sets(Surveyor(lab.job).look(verify=False))] == before
+        assert lab.sql("SELECT count(*) FROM spans") == ["3000"]
+        ballast.unlink()
+        due = lab.but(now=lambda: time.time() + 25 * 3600, limits=Limits(full_max_age_hours=999, drill_max_age_days=1))
+        due.maintain()
+        assert due.last_drill()["result"] == "passed", due.last_drill()["problems"]
+    finally:
+        lab.stop()
+        subprocess.run(["umount", "-l", str(lab.folder / "repo")], check=True)

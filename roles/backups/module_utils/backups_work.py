@@ -188,13 +188,25 @@ class Backups:
         self._refuse_full_disk(engine, server, kind)
         with self.acting("set", f"{planned['subject']} {set_id}", planned["reason"], number=planned["number"],
                          threshold=planned["threshold"], unit="hours") as entry:  # fmt: skip
-            label = engine.backup(kind, server) if kind != WAL else self._newest_label(engine, server)
+            label = self._backup(engine, kind, server)
             backed_up = self.job.now()
             manifest = self._finish(set_id, kind, label, began, server, engine)
             backup = next(b for b in engine.read(server).backups if b.label == label)
             entry.update(after=backup.repository_bytes if kind != WAL else manifest["files_bytes_added"], measure="bytes")
             entry["detail"] = f"backup {label} in {backed_up - began:.1f} s, set in {self.job.now() - began:.1f} s"
         return manifest
+
+    def _backup(self, engine: Engine, kind: str, server: Server) -> str:
+        if kind == WAL:
+            return self._newest_label(engine, server)
+        try:
+            return engine.backup(kind, server)
+        except ToolError as error:
+            path = self.job.repository_path
+            free = shutil.disk_usage(path).free if path and os.path.isdir(path) else None
+            if free is None or free > 16 * 1024 * 1024:
+                raise
+            raise ToolError(f"no space left in {path}, {human_bytes(free)} free: {error}", error.rc, error.output) from error
 
     def _newest_label(self, engine: Engine, server: Server) -> str:
         problems = self.surveyor.memory.get("database", {}).get("problems", {})
