@@ -185,6 +185,7 @@ def test_no_drill_without_a_set() -> None:
         (replace(HEALTHY, repository=repository(backups=(backup("F1", -8760),))), "backup-from-the-future"),
         (replace(HEALTHY, repository=repository(archive=Archive((), (wal(5),)))), "wal-gap"),
         (replace(HEALTHY, repository=repository(encrypted=False)), "unencrypted"),
+        (replace(HEALTHY, missing=("restic",), may_install=False), "program-missing"),
         (replace(HEALTHY, queue_limit="1GB"), "queue-max"),
         (replace(HEALTHY, unwritable="/b cannot be written"), "read-only"),
         (replace(HEALTHY, files=Files("error", "wrong password", append_only=True)), "files-unusable"),

@@ -387,6 +387,9 @@ def _about_files(picture: Picture) -> list[dict[str, Any]]:
 
 def _about_surroundings(picture: Picture, limits: Limits) -> list[dict[str, Any]]:
     found = []
+    for program in () if picture.may_install else picture.missing:
+        found.append(finding("program-missing", "A program is not on this host, no set can be taken", subject=program,
+                             severity="critical", remedy=f"Install it: apt-get install {program}"))  # fmt: skip
     for space in picture.spaces:
         used = round(100 * (1 - space.free_bytes / max(space.total_bytes, 1)))
         days = space.free_bytes / space.growth_bytes_per_day if space.growth_bytes_per_day else None
