@@ -283,10 +283,12 @@ def lost(scratch: Path, bin_dirs: dict[str, Path], request: pytest.FixtureReques
 def test_the_moment_before_a_mistake_comes_back(lost: tuple[Lab, str], engine: str) -> None:
     lab, moment = lost
     assert lab.job.engine == engine
-    before = lab.data_sum
+    lab.sql("SELECT pg_create_physical_replication_slot('standby1', true)")
     lab.server.stop()
-    old = before()
-    lab.restore(time=moment).run()
+    old = lab.data_sum()
+    work = lab.restore(time=moment)
+    work.run()
+    assert ("replication-slot", "standby1") in [(each["id"], each["subject"]) for each in work.backups.findings]
     assert lab.sql("SELECT count(*), sum(total_cost_usd) FROM llm_metrics") == ["3000|750.000000"]
     assert lab.sql("SELECT count(*) FROM spans") == ["3001"]
     assert lab.sql("SELECT nextval('llm_metrics_id_seq') > 3000") == ["t"]

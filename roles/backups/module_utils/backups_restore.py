@@ -352,6 +352,16 @@ class Restore:
                 raise
             finally:
                 self.journal.unlink()
+        self._tell_of_slots(aside)
+
+    def _tell_of_slots(self, aside: Path) -> None:
+        """Say which replication slots the old server had: a backup holds none, and their readers have to begin anew."""
+        folder = aside / "pg_replslot"
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+            self.backups.findings.append(
+                finding("replication-slot", "A replication slot is gone with the old history", subject=name, severity="warning",
+                        remedy="Rebuild the standby that used it, then make the slot again")
+            )  # fmt: skip
 
     def _move(self, data: Path, aside: Path) -> None:
         """Rename a folder. Where its file system cannot (overlays of containers), copy it first and remove it then."""

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,8 +22,8 @@ from ansible.module_utils.backups_manifest import FILES_TAG, TAG, Shelf
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import HOUR, Archiving, Files, Limits, Live, Picture, Space
 from ansible.module_utils.backups_restic import Repository as ResticRepository
-from ansible.module_utils.backups_restic import Restic, new_marks, subset_for, verify_local
-from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools
+from ansible.module_utils.backups_restic import Restic, Snapshot, new_marks, subset_for, verify_local
+from ansible.module_utils.backups_tools import ToolError, Tools
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
 from ansible.module_utils.runbook_state import read_json, write_json
 
@@ -268,29 +270,60 @@ class Surveyor:
 
     def _files(self, verify: bool | None, write: bool) -> tuple[Files, list[dict[str, Any]], dict[str, str]]:
         try:
-            state = self.restic.state()
-            if state == "absent":
-                sets, damaged = self.shelf.read(None, _no_fetch, write=False)
-                return Files("absent"), sets, damaged
-            snapshots = self.restic.snapshots(None)
-        except ToolMissing as error:
-            return Files("error", str(error)), *self.shelf.read(None, _no_fetch, write=False)
+            snapshots = self._snapshots()
+            stale, held = self._locks() if snapshots is not None else ((), ())
         except ToolError as error:
             return Files("error", str(error)), *self.shelf.read(None, _no_fetch, write=False)
+        if snapshots is None:
+            return Files("absent"), *self.shelf.read(None, _no_fetch, write=False)
         originals = {_set_of(s.tags): s.id for s in snapshots if TAG in s.tags and s.host == self.job.stanza}
         sets, damaged = self.shelf.read(
             {k: v for k, v in originals.items() if k},
             lambda snapshot: self.restic.read(snapshot, "/manifest.json").decode("utf-8", "replace"),
             write,
         )
-        stale, held = self._locks()
         problems = tuple(self._files_verified(verify))
         present = frozenset(s.id for s in snapshots if FILES_TAG in s.tags)
         return Files("ready", "", present, problems, held, stale, self.job.append_only or None), sets, damaged
 
+    def _snapshots(self) -> list[Snapshot] | None:
+        """Return the snapshots; None where there is no repository yet.
+
+        Each restic takes a second to derive its key. The files of a local repository are named by what is in them, so
+        the list that was read with this passphrase is good until other names are there.
+        """
+        notes = self.memory.setdefault("files", {})
+        seen = self._listing_mark()
+        listing = notes.get("listing")
+        if seen and listing and listing["mark"] == seen:
+            return [Snapshot(**{**row, "time": datetime.fromisoformat(row["time"])}) for row in listing["snapshots"]]
+        if self.restic.state() == "absent":
+            return None
+        found = self.restic.snapshots(None)
+        if seen:
+            rows = [{**vars(each), "time": each.time.isoformat()} for each in found]
+            notes["listing"] = {"mark": seen, "snapshots": rows}
+        return found
+
+    def _listing_mark(self) -> str:
+        """Return what a list of snapshots depends on: their names, the repository and the passphrase; empty if it is remote."""
+        local = Path(self.job.files_repository)
+        try:
+            names = sorted(entry.name for entry in (local / "snapshots").iterdir())
+            config = (local / "config").read_bytes()
+            keys = sorted(entry.name for entry in (local / "keys").iterdir())
+        except OSError:
+            return ""
+        # As slow as restic's own keys are, so that the note is no easier to guess from than those.
+        told = hashlib.scrypt(self.job.passphrase.encode(), salt=hashlib.sha256(config).digest(), n=1 << 14, r=8, p=1)
+        return hashlib.sha256(repr((names, keys, told)).encode()).hexdigest()
+
     def _locks(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the old locks in the repository of files: those whose process is provably gone, and the others."""
         now, age = self.job.now(), self.job.lock_age_seconds
+        local = Path(self.job.files_repository) / "locks"
+        if local.is_dir() and not any(local.iterdir()):
+            return (), ()
         judged = self.restic.judged_locks(socket.gethostname(), 0)
         stale = tuple(str(lock) for lock, reason in judged if not reason)
         held = tuple(f"{lock}: {why}" for lock, why in judged if why and now - lock.time.timestamp() > age)
