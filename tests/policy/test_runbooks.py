@@ -12,7 +12,7 @@ from runbook.docs import write_pages
 from runbook.project import Project
 from support.repository import ROOT, RUNBOOK_FILES, entry, load, name, runbook
 
-WRITTEN = [role for path in RUNBOOK_FILES if runbook(path)["category"] != "tool"]
+WRITTEN = [path for path in RUNBOOK_FILES if runbook(path)["category"] != "tool"]
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 CHECK_KEYS = {
     "id", "part", "section", "question", "command", "user", "timeout_seconds", "expect", "needs", "shows", "otherwise",

@@ -167,4 +167,3 @@ def test_programs_say_what_went_wrong(tmp_path: Path) -> None:
     assert tools.run(["sh", "-c", 'printf "${GONE-unset}"'], env={"GONE": None}).out == "unset"
     assert tools.run(["printf", r"\377"]).out.encode("utf-8", "surrogateescape") == b"\xff", "no byte is lost"
     assert version("restic 0.14.0 compiled") == (0, 14, 0) and version("none") == (0,)
-

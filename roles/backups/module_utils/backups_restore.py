@@ -460,12 +460,12 @@ class Restore:
                 into = f"restored_{time.strftime('%Y%m%dT%H%M%S', time.gmtime(self.job.now())).lower()}"
                 self._move_aside(there, schema, name, into)
                 here.execute(f"CREATE SCHEMA {_quoted(into)}")
-            rows = there.value(f"SELECT count(*) FROM {_quoted(into)}.{_quoted(name)}")  # noqa: S608  quoted
+            rows = there.value(f"SELECT count(*) FROM {_quoted(into)}.{_quoted(name)}")  # noqa: S608  both names are quoted
         with self.backups.acting("restore-data", f"{into}.{name}", "brought back" if not exists else "beside the one that is there",
                                  kind="change", before=0, unit="rows") as entry:  # fmt: skip
             self._pipe(server, database, into, name)
             with Session(self.job.connection) as here:
-                found = here.value(f"SELECT count(*) FROM {_quoted(into)}.{_quoted(name)}")  # noqa: S608  quoted
+                found = here.value(f"SELECT count(*) FROM {_quoted(into)}.{_quoted(name)}")  # noqa: S608  both names are quoted
             if found != rows:
                 raise EngineRefused(f"{into}.{name} has {found} rows, and {rows} were in the backup")
             entry["after"] = found

@@ -22,7 +22,7 @@ from ansible.module_utils.backups_manifest import FILES_TAG, TAG, Shelf
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import HOUR, Archiving, Files, Limits, Live, Picture, Space
 from ansible.module_utils.backups_restic import Repository as ResticRepository
-from ansible.module_utils.backups_restic import Restic, Snapshot, new_marks, subset_for, verify_local
+from ansible.module_utils.backups_restic import Locked, Restic, Snapshot, new_marks, subset_for, verify_local
 from ansible.module_utils.backups_tools import ToolError, Tools
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
 from ansible.module_utils.runbook_state import read_json, write_json
@@ -339,8 +339,13 @@ class Surveyor:
         if os.path.isdir(location):
             problems, notes["marks"] = verify_local(location, notes.get("marks", new_marks()), full=bool(due))
         if due:
-            problems += self.restic.check(subset_for(int(now // 86400), self.job.check_parts))
-            notes["verified_at"], notes["problems"] = now, problems
+            try:
+                problems += self.restic.check(subset_for(int(now // 86400), self.job.check_parts))
+                notes["verified_at"] = now
+            except Locked:
+                # A dead lock is removed by this run, whose last look checks again; a living one ends by itself.
+                problems += [problem for problem in notes.get("problems", []) if problem not in problems]
+            notes["problems"] = problems
         elif not os.path.isdir(location):
             problems = list(notes.get("problems", []))
         else:

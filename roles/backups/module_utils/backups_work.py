@@ -141,7 +141,7 @@ class Backups:
                 return
             session.execute(f"ALTER SYSTEM SET {name} = {literal(value)}")
             session.execute("SELECT pg_reload_conf()")
-            at_start = session.value(f"SELECT context = 'postmaster' FROM pg_settings WHERE name = {literal(name)}")  # noqa: S608  quoted
+            at_start = session.value(f"SELECT context = 'postmaster' FROM pg_settings WHERE name = {literal(name)}")  # noqa: S608  a literal, quoted
             files = session.rows("SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL")
         # What takes effect at a restart could not be applied, and is no fault.
         broken = [] if at_start else [row for row in files if row["name"] == name]
