@@ -1,4 +1,4 @@
-"""The sandbox end to end: worn, healed, repaired and worn again, removed."""
+"""The sandbox end to end: worn, healed, repaired and worn again, backed up and restored, removed."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Run:
 class Sandbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.records = folder.with_name("records")
         self.first_rows = ""
 
     def run(self, state: str, *arguments: str, code: int = 0) -> Run:
@@ -60,6 +61,31 @@ class Sandbox:
         assert done.returncode == code, done.stdout + done.stderr
         changed = re.search(r"changed=(\d+)", done.stdout)
         return Run(done.returncode, int(changed.group(1)) if changed else 0, done.stdout + done.stderr)
+
+    def command(self, *arguments: str, code: int = 0) -> str:
+        """Return what the command `runbook` prints on stdout."""
+        done = subprocess.run(
+            [sys.executable, "-m", "runbook", *arguments],
+            cwd="/",
+            env={
+                **os.environ,
+                "PYTHONPATH": str(REPOSITORY / "wrapper"),
+                "RUNBOOK_PROJECT": str(REPOSITORY),
+                "RUNBOOK_SANDBOX_DIR": str(self.folder),
+                "RUNBOOK_STATE_DIR": str(self.records),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    def runbook(self, slug: str, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Carry out a runbook and return its record."""
+        inventory = str(REPOSITORY / "inventories" / "sandbox")
+        return json.loads(self.command("run", slug, "-i", inventory, "--json", *arguments, code=code))
 
     @property
     def record(self) -> dict[str, Any]:
@@ -253,6 +279,70 @@ def test_heals_after_a_kill(sandbox: Sandbox, victims: str) -> None:
     assert run.changed == 1
     assert len(sandbox.processes()) == 3
     assert sandbox.ask("/health/ready") == {"status": "ready"}
+
+
+def changes(record: dict[str, Any]) -> int:
+    return sum(host["changed"] for host in record["stats"].values())
+
+
+def test_backups_are_taken_and_proven(sandbox: Sandbox) -> None:
+    record = sandbox.runbook("backup-recovery")
+    assert [action["result"] for action in record["actions"]] == ["done"] * len(record["actions"])
+    assert {action["step"] for action in record["actions"]} == {"repositories", "set", "drill"}
+    facts = record["facts"]["sandbox"]
+    assert facts["drill"]["result"] == "passed" and facts["drill"]["set"] == facts["sets"][0]["set"]
+    manifest = sandbox.folder / "state" / "backups" / "sets" / facts["drill"]["set"] / "manifest.json"
+    counted = json.loads(manifest.read_text())["database"]["figures"]["tables"]
+    tables = sandbox.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").splitlines()
+    assert {table: counted[f"public.{table}"] for table in tables} == {table: sandbox.count(table) for table in tables}
+    assert f"{sum(counted.values()):,} rows in {len(counted)} tables" in " ".join(facts["drill"]["proved"])
+    page = sandbox.command("runs", "report", "last", "--html")
+    assert facts["sets"][0]["set"] in page and "Sets that are kept" in page
+    assert re.search(r"<b>[\d.]+ (ms|s)</b><span>RTO, limit 1 h 00 min</span>", page)
+
+
+def test_a_second_backup_run_has_nothing_to_do(sandbox: Sandbox) -> None:
+    record = sandbox.runbook("backup-recovery")
+    assert (changes(record), record["actions"]) == (0, [])
+    assert len(record["facts"]["sandbox"]["sets"]) == 1
+
+
+def test_the_passphrase_is_in_no_record(sandbox: Sandbox) -> None:
+    file = Path(sandbox.record["backups_passphrase_file"])
+    assert file.stat().st_mode & 0o077 == 0
+    passphrase = file.read_bytes().strip()
+    assert len(passphrase) == 48
+    for folder in (sandbox.records, sandbox.folder / "state", Path(sandbox.record["backups_dir"])):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files and [path for path in files if passphrase in path.read_bytes()] == []
+
+
+def test_a_table_that_was_dropped_comes_back(sandbox: Sandbox) -> None:
+    rows = "SELECT count(*), md5(string_agg(u::text, '|' ORDER BY id)) FROM budget_usage AS u"
+    around = (
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'budget_usage'::regclass ORDER BY 1;"
+        " SELECT indexdef FROM pg_indexes WHERE tablename = 'budget_usage' ORDER BY 1;"
+        " SELECT tableowner FROM pg_tables WHERE tablename = 'budget_usage'"
+    )
+    before = [sandbox.query(rows), sandbox.query(around)]
+    sandbox.query("DROP TABLE budget_usage")
+    wanted = ("backup-restore", "--set", "restore_scope=table", "--set", "restore_table=public.budget_usage")
+    assert "--confirm sandbox/llm_metrics" in sandbox.runbook(*wanted, code=3)["message"]
+    assert sandbox.query("SELECT to_regclass('budget_usage') IS NULL") == "t", "nobody confirmed it"
+    record = sandbox.runbook(*wanted, "--confirm", "sandbox/llm_metrics")
+    assert [(action["subject"], action["result"]) for action in record["actions"]] == [("public.budget_usage", "done")]
+    assert [sandbox.query(rows), sandbox.query(around)] == before
+    assert "FOREIGN KEY" in before[1] and "tracker" in before[1]
+
+
+def test_a_new_cluster_has_nothing_of_the_backups_of_the_old_one(sandbox: Sandbox) -> None:
+    for pid in sandbox.processes():
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(Path(sandbox.record["data_dir"]) / "postgresql")
+    sandbox.run("present", f"--extra-vars=sandbox_scale={SCALE}")
+    record = sandbox.runbook("backup-recovery")
+    assert {action["step"] for action in record["actions"]} == {"repositories", "set", "drill"}
+    assert len(record["facts"]["sandbox"]["sets"]) == 1
 
 
 def test_absent_leaves_nothing(sandbox: Sandbox) -> None:
