@@ -33,7 +33,7 @@ molecule: $(VENV)/dev ## Molecule scenarios in containers (ROLE=database SCENARI
 	@tests/containers/run $(ROLE) $(SCENARIO)
 
 bench: $(VENV)/dev ## Measure, and write docs/benchmarks.md
-	@tests/prerequisites
+	@tests/prerequisites --bench
 	python tests/bench
 
 docs: $(VENV)/run ## Render docs/runbooks from the roles' metadata
