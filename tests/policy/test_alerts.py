@@ -56,6 +56,20 @@ def test_every_runbook_is_found_by_what_people_say(router: Router) -> None:
             assert slug in found[:3], f"{symptom}: {found[:3]}"
 
 
+@pytest.mark.parametrize(
+    ("said", "slug"),
+    [
+        ("data is lost", "backup-restore"),
+        ("recover a deleted table", "backup-restore"),
+        ("restore to a point in time", "backup-restore"),
+        ("the backup is old", "backup-recovery"),
+        ("pg_wal grows", "backup-recovery"),
+    ],
+)
+def test_who_has_lost_data_is_led_to_the_restore(router: Router, said: str, slug: str) -> None:
+    assert router.words(said).runbook == slug
+
+
 RULEBOOK = ROOT / ".config" / "eda" / "tracker-alerts.yml"
 SPAN = r"^\d+\s(milliseconds?|seconds?|minutes?|hours?|days?)$"
 # The part of ansible-rulebook's schema for rulesets that the file uses, and what its webhook and event_splitter take.

@@ -49,6 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     role(
         root, "database-maintenance", "Database maintenance", [full], **maintained, symptoms='["Queries become slower"]'
     )
+    role(root, "backup-recovery", "Backup and recovery", **maintained)
     logs = {"name": "DiskSpaceRunningLow", "labels": {"category": "storage", "instance": "log1"}, "why": "The logs"}
     role(root, "log-cleaning", "Log cleaning", [logs, {"name": "LogsGrow"}])
     return root
@@ -282,7 +283,7 @@ def test_hostile_alerts_reach_no_terminal_and_no_shell(
     lines = [line.removeprefix("  Run       ") for line in done.stdout.splitlines() if line.startswith("  Run ")]
     assert len(lines) == 1
     assert shlex.split(lines[0])[:3] in (
-        ["runbook", "run", slug] for slug in ("service-down", "database-maintenance", "log-cleaning")
+        ["runbook", "run", slug] for slug in ("service-down", "database-maintenance", "backup-recovery", "log-cleaning")
     )
     assert set(shlex.split(lines[0])[3:]) <= {"-i", "INVENTORY", "--check"}
 
