@@ -7,7 +7,7 @@ import sys
 
 ROOTS = ["/var/backups/llm-cost-tracker", "/etc/pgbackrest", "/var/lib/runbooks", "/var/lib/grafana", "/etc/llm-cost-tracker"]
 # What every run writes of itself, and what the server archives whenever it likes.
-OWN = ("/var/lib/runbooks/evidence", "/var/lib/runbooks/leases", "/var/lib/runbooks/last", "/var/lib/runbooks/cache")
+OWN = tuple(f"/var/lib/runbooks/{name}" for name in ("evidence", "leases", "last", "cache", "scratch"))
 WAL = ("/postgresql/archive/", "/postgresql/wal/")
 SERVER = """
 SELECT pg_postmaster_start_time(), timeline_id, redo_wal_file IS NOT NULL FROM pg_control_checkpoint();
