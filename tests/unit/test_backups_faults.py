@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible.module_utils.backups_engine import EngineRefused
 from ansible.module_utils.backups_planner import Limits, good_sets
-from ansible.module_utils.backups_scratch import ScratchRefused, TargetNotReached
+from ansible.module_utils.backups_scratch import ScratchRefused
 from ansible.module_utils.backups_survey import Surveyor
-from ansible.module_utils.backups_tools import ToolError
-from ansible.module_utils.runbook_psql import Session
 from support.backups import DATABASE, Lab, copied, flip
-from support.postgres import Server, wait_until
+from support.postgres import Server
 
 ENGINES = ["pgbackrest", "basebackup"]
 
@@ -252,223 +248,9 @@ def test_a_drill_that_is_killed_leaves_nothing_for_long(lab: Lab, function: str)
     assert scratch_folders(lab) == [] and scratch_servers(lab) == []
 
 
-# Restores
-
-
-def restored(lab: Lab, **request: Any) -> Lab:
-    lab.server.stop()
-    lab.restore(**request).run()
-    return lab
-
-
-@pytest.fixture
-def lost(scratch: Path, bin_dirs: dict[str, Path], request: pytest.FixtureRequest) -> Iterator[tuple[Lab, str]]:
-    """A host whose table was dropped, and the moment before that."""
-    name = "".join(c for c in request.node.name if c.isalnum())[-24:]
-    engine = "basebackup" if "basebackup" in request.node.name else "pgbackrest"
-    lab = Lab(scratch / name, bin_dirs["system15"], engine, limits=Limits(drill_max_age_days=9999)).start()
-    lab.step("repositories")
-    lab.step("set")
-    lab.sql("INSERT INTO spans VALUES ('new', now())")
-    moment = lab.sql("SELECT clock_timestamp()::text")[0]
-    wait_until(lambda: lab.sql("SELECT clock_timestamp()::text")[0] > moment, "the clock went on")
-    lab.sql("DROP TABLE llm_metrics CASCADE")
-    switched = lab.sql("SELECT pg_walfile_name(pg_switch_wal())")[0]
-    wait_until(lambda: switched in Surveyor(lab.job).engine().read(None).archive.names, "the WAL is archived")
-    yield lab, moment
-    lab.stop()
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_moment_before_a_mistake_comes_back(lost: tuple[Lab, str], engine: str) -> None:
-    lab, moment = lost
-    assert lab.job.engine == engine
-    lab.sql("SELECT pg_create_physical_replication_slot('standby1', true)")
-    lab.server.stop()
-    old = lab.data_sum()
-    work = lab.restore(time=moment)
-    work.run()
-    assert ("replication-slot", "standby1") in [(each["id"], each["subject"]) for each in work.backups.findings]
-    assert lab.sql("SELECT count(*), sum(total_cost_usd) FROM llm_metrics") == ["3000|750.000000"]
-    assert lab.sql("SELECT count(*) FROM spans") == ["3001"]
-    assert lab.sql("SELECT nextval('llm_metrics_id_seq') > 3000") == ["t"]
-    (aside,) = lab.server.folder.glob("data.before-*")
-    lab.server.stop()
-    data, lab.server.data = lab.server.data, aside
-    try:
-        assert lab.data_sum() == old, "the old data is what it was"
-        lab.server.start()
-        assert lab.sql("SELECT to_regclass('llm_metrics') IS NULL") == ["t"]
-    finally:
-        lab.server.stop()
-        lab.server.data = data
-
-
-# Before the recovery, in it, at its end, before the renames, between them, before the start.
-PLACES = [
-    ("_restore_into", 1, "call"),
-    ("start_and_recover", 1, "call"),
-    ("_recovered", 1, "return"),
-    ("settle_auto_conf", 1, "call"),
-    ("_swap", 1, "call"),
-    ("_move", 1, "call"),
-    ("_move", 1, "return"),
-    ("_start", 2, "call"),
-]
-
-
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]}-{place[2]}")
-def test_a_restore_that_is_killed_is_finished_by_the_same_command(lost: tuple[Lab, str], place: tuple[str, int, str]) -> None:
-    lab, moment = lost
-    lab.server.stop()
-    function, times, event = place
-    lab.killed(f"lab.restore(time={moment!r}).run()", function, times, event)
-    lab.restore(time=moment).run()
-    assert lab.sql("SELECT count(*) FROM llm_metrics") == ["3000"]
-    assert len(list(lab.server.folder.glob("data.before-*"))) == 1
-    assert not (lab.server.folder / ".runbooks-restore").exists()
-    lab.restore(time=moment).backup_again()
-    assert lab.plan().kind == ""
-
-
-def test_what_cannot_work_is_refused_before_anything_is_touched(lost: tuple[Lab, str]) -> None:
-    lab, moment = lost
-    with pytest.raises(EngineRefused, match="the server runs"):
-        lab.restore(time=moment).run()
-    lab.server.stop()
-    old = lab.data_sum()
-    with pytest.raises(EngineRefused, match=rf"--confirm lab/{DATABASE}"):
-        lab.restore(time=moment, confirm=()).run()
-    with pytest.raises(EngineRefused, match=r"cannot be reached: what is there reaches from 20"):
-        lab.restore(time="2020-01-01 00:00:00+00").run()
-    with pytest.raises((EngineRefused, TargetNotReached), match=r"cannot be reached|after the end of the WAL"):
-        lab.restore(time="2099-01-01 00:00:00+00").run()
-    with pytest.raises(EngineRefused, match="without a zone"):
-        lab.restore(time="2026-01-01 00:00:00").run()
-    with pytest.raises(EngineRefused, match="there is no whole set 'none-such'"):
-        lab.restore(target="none-such").run()
-    assert lab.data_sum() == old
-    control = lab.server.data / "global" / "pg_control"
-    kept = control.read_bytes()
-    control.unlink()
-    shutil.move(lab.server.data / "PG_VERSION", lab.folder / "PG_VERSION")
-    with pytest.raises(EngineRefused, match="is no data directory"):
-        lab.restore(time=moment).run()
-    shutil.move(lab.folder / "PG_VERSION", lab.server.data / "PG_VERSION")
-    control.write_bytes(kept)
-    shutil.chown(control, lab.server.user or os.geteuid())
-
-
-def test_a_lost_data_directory_comes_back_whole(lost: tuple[Lab, str]) -> None:
-    lab, moment = lost
-    lab.server.stop()
-    shutil.rmtree(lab.server.data)
-    lab.restore(time=moment).run()
-    assert lab.sql("SELECT count(*) FROM llm_metrics") == ["3000"]
-
-
-def test_a_table_comes_back_in_its_place_and_beside_one_that_is_there(lost: tuple[Lab, str]) -> None:
-    lab, moment = lost
-    lab.restore(scope="table", table="public.llm_metrics", time=moment).run()
-    assert lab.sql("SELECT count(*), sum(total_cost_usd) FROM llm_metrics") == ["3000|750.000000"]
-    assert lab.sql("SELECT count(*) FROM pg_indexes WHERE tablename = 'llm_metrics'") == ["2"]
-    lab.sql("DELETE FROM spans WHERE span_id = 'new'")
-    work = lab.restore(scope="table", table="public.spans", time=moment)
-    work.run()
-    (place,) = lab.sql("SELECT table_schema FROM information_schema.tables WHERE table_name = 'spans' AND table_schema <> 'public'")
-    assert lab.sql(f"SELECT count(*) FROM {place}.spans") == ["3001"]
-    assert lab.sql("SELECT count(*) FROM spans") == ["3000"], "the one that is there is as it was"
-    with pytest.raises(EngineRefused, match="there was no table"):
-        lab.restore(scope="table", table="public.none", time=moment).run()
-
-
-def test_files_come_back_with_owner_and_mode_and_the_old_ones_are_kept(lost: tuple[Lab, str]) -> None:
-    lab, _ = lost
-    path = lab.files / "app.env"
-    path.write_text("SECRET=wrong\n")
-    path.chmod(0o600)
-    (lab.files / "budget.yml").unlink()
-    lab.restore(scope="files", paths=(str(path), str(lab.files / "budget.yml"))).run()
-    assert path.read_text() == "SECRET=1\n" and path.stat().st_mode & 0o777 == 0o640
-    assert (lab.files / "budget.yml").read_text() == "limit: 100\n"
-    (kept,) = lab.files.glob("app.env.before-*")
-    assert kept.read_text() == "SECRET=wrong\n"
-    with pytest.raises(EngineRefused, match="is not in the set"):
-        lab.restore(scope="files", paths=("/etc/hostname",)).run()
-
-
-# Versions
-
-
-def test_a_server_that_is_newer_than_the_tool(scratch: Path, bin_dirs: dict[str, Path]) -> None:
-    lab = Lab(scratch / "newer", bin_dirs["wheel18"], "pgbackrest").start()
-    try:
-        with pytest.raises(EngineRefused, match="newer than what this pgbackrest knows"):
-            lab.step("repositories")
-    finally:
-        lab.stop()
-
-
-@pytest.mark.parametrize("name", ["wheel16", "wheel18"])
-def test_the_servers_own_tools_of_newer_versions(name: str, scratch: Path, bin_dirs: dict[str, Path]) -> None:
-    lab = Lab(scratch / f"own-{name}", bin_dirs[name], "basebackup", settings="summarize_wal = on" if name == "wheel18" else "").start()
-    try:
-        lab.maintain()
-        assert lab.last_drill()["result"] == "passed", lab.last_drill()["problems"]
-        lab.sql("INSERT INTO spans SELECT 'n' || n, now() FROM generate_series(1, 100) n")
-        later = lab.but(now=lambda: time.time() + 25 * 3600, limits=Limits(full_max_age_hours=999, drill_max_age_days=1))
-        assert later.plan().kind == ("diff" if name == "wheel18" else "wal"), "what the version can do"
-        later.maintain()
-        assert later.last_drill()["result"] == "passed", later.last_drill()["problems"]
-        assert later.plan().actions == []
-    finally:
-        lab.stop()
-
-
-def test_wal_that_is_fetched_through_a_slot(scratch: Path, bin_dirs: dict[str, Path]) -> None:
-    lab = Lab(scratch / "receive", bin_dirs["system15"], "basebackup", wal_method="receive").start()
-    try:
-        lab.maintain()
-        assert lab.last_drill()["result"] == "passed", lab.last_drill()["problems"]
-        assert lab.plan().actions == []
-        with Session(lab.job.connection) as session:
-            assert session.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'llmct_backups'") == 1
-    finally:
-        lab.stop()
-
-
 def test_a_place_for_drills_near_the_data_is_refused(lab: Lab) -> None:
     near = lab.but(scratch_dir=str(lab.server.data / "scratch"), now=lambda: time.time() + 9 * 86400,
                    limits=Limits(full_max_age_hours=9999, diff_max_age_hours=9999))  # fmt: skip
     assert near.step("drill")[-1]["result"] == "failed"
     assert not (lab.server.data / "scratch").exists()
     assert ScratchRefused.__name__ in near.last_drill()["problems"][0]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_disk_that_is_full_in_the_middle_of_a_set(
-    engine: str, scratch: Path, bin_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lab = Lab(scratch / f"full-{engine}", bin_dirs["system15"], engine)
-    (lab.folder / "repo").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(lab.folder / "repo")], check=True)
-    try:
-        lab.start().maintain()
-        before = [each["set"] for each in good_sets(Surveyor(lab.job).look(verify=False))]
-        ballast = lab.folder / "repo" / "ballast"
-        # All but half a MiB: the backup begins, and does not end.
-        ballast.write_bytes(b"0" * (shutil.disk_usage(ballast.parent).free - 512 * 1024))
-        due = lab.but(limits=Limits(full_max_age_hours=0), now=lambda: time.time() + 7200)
-        monkeypatch.setattr("ansible.module_utils.backups_work.Backups._refuse_full_disk", lambda *a: None)
-        with pytest.raises((ToolError, EngineRefused), match=r"[Nn]o space left"):
-            due.step("set")
-        assert "repository-full" in lab.findings(verify=False)
-        assert [each["set"] for each in good_sets(Surveyor(lab.job).look(verify=False))] == before
-        assert lab.sql("SELECT count(*) FROM spans") == ["3000"]
-        ballast.unlink()
-        due = lab.but(now=lambda: time.time() + 25 * 3600, limits=Limits(full_max_age_hours=999, drill_max_age_days=1))
-        due.maintain()
-        assert due.last_drill()["result"] == "passed", due.last_drill()["problems"]
-    finally:
-        lab.stop()
-        subprocess.run(["umount", "-l", str(lab.folder / "repo")], check=True)

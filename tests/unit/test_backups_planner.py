@@ -161,6 +161,19 @@ def test_the_proof_of_a_set_that_was_damaged_since_proves_nothing() -> None:
     assert "drill-overdue" in ids(damaged)
 
 
+def test_damaged_files_are_moved_aside_and_saved_and_proven_anew() -> None:
+    damaged = replace(HEALTHY, files=replace(HEALTHY.files, damaged=("data/00/aa",), mended_at=NOW))
+    assert steps(damaged) == [("repositories", "data/00/aa"), ("set", "differential set"), ("drill", "the new set")]
+    # The steps after it look anew, when nothing is damaged any more.
+    mended = replace(HEALTHY, files=replace(HEALTHY.files, mended_at=NOW))
+    assert steps(mended) == [("set", "differential set"), ("drill", "the new set")]
+    assert "drill-overdue" in ids(mended)
+
+
+def test_what_was_saved_and_proven_since_is_enough() -> None:
+    assert steps(replace(HEALTHY, files=replace(HEALTHY.files, mended_at=NOW - 3 * DAY))) == []
+
+
 def test_the_proof_of_a_set_that_was_expired_since_counts() -> None:
     assert steps(replace(HEALTHY, drills=(drill(2, set="expired"),))) == []
 

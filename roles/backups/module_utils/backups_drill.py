@@ -128,9 +128,8 @@ class Drill:
         ensure_canary(self.job.connection, "drill")
         with Session(self.job.connection) as session:
             timeout = int(session.value("SELECT setting::int FROM pg_settings WHERE name = 'archive_timeout'"))
-            name = str(session.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())"))
         began = time.monotonic()
-        self.backups.archive(engine, server, name)
+        self.backups.archive(engine, server)
         lag = time.monotonic() - began
         self.phases["archive"] = round(lag, 3)
         return round(timeout + lag, 1)

@@ -60,7 +60,11 @@ class Live:
 
 @dataclass(frozen=True)
 class Files:
-    """The repository of files. `state` is ready, absent, error, or off where a set has none."""
+    """The repository of files. `state` is ready, absent, error, or off where a set has none.
+
+    `damaged` are files of it that can be moved aside, `mended_at` when that was done last: what was saved before may not
+    be whole.
+    """
 
     state: str = "off"
     message: str = ""
@@ -70,6 +74,8 @@ class Files:
     stale_locks: tuple[str, ...] = ()
     append_only: bool | None = None
     encrypted: bool = True
+    damaged: tuple[str, ...] = ()
+    mended_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,11 @@ def good_sets(picture: Picture) -> list[dict[str, Any]]:
 
 
 def proofs(picture: Picture) -> list[dict[str, Any]]:
-    """Return the drills that passed and still prove something, oldest first: not those of a set that was damaged since."""
+    """Return the drills that passed and still prove something, oldest first: not those of what was damaged since."""
     good = {each["set"] for each in good_sets(picture)}
     damaged = {each["set"] for each in picture.sets} - good
-    passed = [d for d in picture.drills if d["result"] == "passed" and d["set"] not in damaged]
+    since = picture.files.mended_at or 0.0
+    passed = [d for d in picture.drills if d["result"] == "passed" and d["set"] not in damaged and d["at"] >= since]
     return sorted(passed, key=lambda drill: float(drill["at"]))
 
 
@@ -205,6 +212,8 @@ def _due(picture: Picture, limits: Limits, result: Plan) -> None:
         result.actions.append(action("repositories", *text.split(": ", 1)))
     for lock in picture.files.stale_locks:
         result.actions.append(action("repositories", lock, "its process is gone"))
+    for name in picture.files.damaged:
+        result.actions.append(action("repositories", name, "it is moved aside, and what it held saved anew"))
     for left in picture.leftovers:
         result.actions.append(action("repositories", left, "left by a run that was killed"))
     _due_set(picture, limits, result)
@@ -224,11 +233,16 @@ def _due_set(picture: Picture, limits: Limits, result: Plan) -> None:
         number, limit = hours, limits.full_max_age_hours
     else:
         hours = _hours(picture.now, newest)
-        if hours is not None and hours <= limits.diff_max_age_hours:
+        broken = newest is not None and newest < (picture.files.mended_at or 0.0)
+        if hours is not None and hours <= limits.diff_max_age_hours and not broken:
             return
         why = "no whole set" if hours is None else "the newest set is too old"
+        why = "files of sets were damaged" if broken else why
         # An engine that cannot take differences of this server goes on from the full one by its WAL.
         result.kind = DIFF if DIFF in picture.kinds else WAL
+        newest_good = good[-1] if good else None
+        if result.kind == WAL and newest_good and picture.repository.archive.gap_after(newest_good.wal_start):
+            result.kind, why = FULL, "WAL is missing since the newest backup"
         number, limit = hours, limits.diff_max_age_hours
     subject = {FULL: "full set", DIFF: "differential set", WAL: "set of WAL and files"}[result.kind]
     result.actions.append(
@@ -375,7 +389,8 @@ def _about_files(picture: Picture) -> list[dict[str, Any]]:
     for problem in files.problems:
         found.append(finding("files-damaged", "The repository of files is damaged", subject=problem.split(":")[0],
                              observed=problem, severity="critical",
-                             remedy="Move the named file away, run restic rebuild-index and a new backup"))  # fmt: skip
+                             remedy="A pack or index is moved aside and its content saved anew by this run; what restic"
+                             " still misses then is lost from older sets, and leaves with them"))  # fmt: skip
     for lock in files.held_locks:
         found.append(finding("files-locked", "A lock in the repository of files is not ours to remove", subject=lock,
                              remedy="See whether that process lives; if not, restic unlock"))  # fmt: skip

@@ -318,6 +318,10 @@ class Restore:
             self._swap(place.data, data)
         shutil.rmtree(root, ignore_errors=True)
         self._start(data)
+        self.journal.unlink()
+
+    def _request(self) -> list[str]:
+        return [self.request.target, self.request.time]
 
     def _restore_into(self, place: Place, way: Way) -> None:
         repository: Repository = self.backups.surveyor.engine().read(None)
@@ -341,7 +345,7 @@ class Restore:
         with self.backups.acting("restore-data", str(data), f"the old data is {aside.name}", kind="destructive"):
             kept = new.with_name("ready")
             os.rename(new, kept)
-            write_json(self.journal, {"new": str(kept), "data": str(data), "aside": str(aside)})
+            write_json(self.journal, {"new": str(kept), "data": str(data), "aside": str(aside), "request": self._request()})
             try:
                 if data.exists():
                     self._move(data, aside)
@@ -349,9 +353,8 @@ class Restore:
             except BaseException:
                 if aside.exists() and not data.exists():
                     os.rename(aside, data)
-                raise
-            finally:
                 self.journal.unlink()
+                raise
         self._tell_of_slots(aside)
 
     def _tell_of_slots(self, aside: Path) -> None:
@@ -382,8 +385,9 @@ class Restore:
         if noted is None:
             return False
         new, data, aside = (Path(noted[key]) for key in ("new", "data", "aside"))
-        if data.exists() and not aside.exists():
-            # Nothing was replaced, and the old data may have gone on since: this restore begins anew.
+        swapped = data.exists() and not new.exists()
+        if (data.exists() and not aside.exists()) or (swapped and noted["request"] != self._request()):
+            # Nothing was replaced and the old data may have gone on, or that was another restore: this one begins anew.
             self.journal.unlink()
             return False
         if not new.exists() and not data.exists():
@@ -393,9 +397,9 @@ class Restore:
                 if data.exists():
                     shutil.rmtree(data)  # what is left of it after its copy was complete
                 os.rename(new, data)
-            self.journal.unlink()
         shutil.rmtree(data.parent / FOLDER, ignore_errors=True)
         self._start(data)
+        self.journal.unlink()
         return True
 
     def _start(self, data: Path) -> None:

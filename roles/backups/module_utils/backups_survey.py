@@ -21,8 +21,16 @@ from ansible.module_utils.backups_engine import Engine, EngineRefused, Repositor
 from ansible.module_utils.backups_manifest import FILES_TAG, TAG, Shelf
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import HOUR, Archiving, Files, Limits, Live, Picture, Space
+from ansible.module_utils.backups_restic import (
+    Locked,
+    Restic,
+    Snapshot,
+    damaged_files,
+    new_marks,
+    subset_for,
+    verify_local,
+)
 from ansible.module_utils.backups_restic import Repository as ResticRepository
-from ansible.module_utils.backups_restic import Locked, Restic, Snapshot, new_marks, subset_for, verify_local
 from ansible.module_utils.backups_tools import ToolError, Tools
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
 from ansible.module_utils.runbook_state import read_json, write_json
@@ -284,7 +292,10 @@ class Surveyor:
         )
         problems = tuple(self._files_verified(verify))
         present = frozenset(s.id for s in snapshots if FILES_TAG in s.tags)
-        return Files("ready", "", present, problems, held, stale, self.job.append_only or None), sets, damaged
+        broken = tuple(damaged_files(self.job.files_repository, problems))
+        mended_at = self.job.now() if broken else self.memory["files"].get("mended_at")
+        append_only = self.job.append_only or None
+        return Files("ready", "", present, problems, held, stale, append_only, True, broken, mended_at), sets, damaged
 
     def _snapshots(self) -> list[Snapshot] | None:
         """Return the snapshots; None where there is no repository yet.

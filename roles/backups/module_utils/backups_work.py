@@ -22,7 +22,7 @@ from typing import Any
 
 from ansible.module_utils.backups_basebackup import BaseBackup
 from ansible.module_utils.backups_components import capture_files, capture_redis, capture_sqlite
-from ansible.module_utils.backups_engine import WAL, Engine, EngineRefused, Server
+from ansible.module_utils.backups_engine import FULL, WAL, Engine, EngineRefused, Server
 from ansible.module_utils.backups_figures import FiguresError, ensure_canary, take_figures
 from ansible.module_utils.backups_manifest import FILES_TAG, NAME, TAG, new_set_id, sealed
 from ansible.module_utils.backups_pgbackrest import PgBackRest
@@ -82,6 +82,11 @@ class Backups:
             released = self.surveyor.restic.release_stale(socket.gethostname(), 0)
             for lock in released:
                 self.actions.append(action("repositories", str(lock), "its process is gone", result="done"))
+        if picture.files.damaged:
+            with self.acting("repositories", f"{len(picture.files.damaged)} damaged files", "what they held is saved anew"):
+                self.surveyor.memory["files"]["mended_at"] = self.job.now()
+                self.surveyor.remember()
+                self.surveyor.restic.set_aside(picture.files.damaged)
         for text in picture.settings:
             subject = text.split(": ")[0]
             with self.acting("repositories", subject, text.split(": ", 1)[1]):
@@ -177,6 +182,15 @@ class Backups:
             return
         if planned.blocked:
             raise EngineRefused(planned.blocked)
+        if planned.kind == WAL:
+            # Whether none is missing shows when what comes after it has arrived.
+            try:
+                self.archive(self.surveyor.engine(), self.surveyor.server())
+                planned = self.due()
+            except EngineRefused as refused:
+                planned.kind = FULL
+                told = next(a for a in planned.actions if a["step"] == "set")
+                told.update(subject="full set", reason=f"going on by WAL is not possible: {refused}")
         self.take(planned.kind, next(a for a in planned.actions if a["step"] == "set"))
 
     def take(self, kind: str, planned: dict[str, Any]) -> dict[str, Any]:
@@ -277,21 +291,32 @@ class Backups:
         self.surveyor.restic.store(NAME, text, set_tags(manifest["set"], TAG), self.job.stanza)
         self.surveyor.shelf.keep(manifest)
 
-    def archive(self, engine: Engine, server: Server, wal_file: str) -> None:
-        """Wait until the WAL of the restore point is in the repository."""
+    def archive(self, engine: Engine, server: Server, wal_file: str = "") -> None:
+        """Have the server go on to its next WAL file, and wait until `wal_file`, or all before that, is in the repository."""
         with Session(self.job.connection) as session:
-            session.value("SELECT pg_switch_wal()::text")
+            # Where nothing was written since the last switch it stays, and the file before is the last one.
+            last = str(session.value("SELECT pg_walfile_name(pg_switch_wal() - 1)"))
+            wal_file = wal_file or last
             behind = session.value("SELECT pg_current_wal_lsn()::text")
         if isinstance(engine, BaseBackup) and self.job.wal_method == "receive":
             engine.receive(behind)
         until = time.monotonic() + self.job.wal_wait_seconds
         while wal_file not in engine.read(server).archive.names:
+            self._refuse_lost(engine, server, wal_file)
             if time.monotonic() > until:
                 raise EngineRefused(
                     f"WAL file {wal_file} is not in the repository after {self.job.wal_wait_seconds} s: see why"
                     " archive_command fails in the server's log"
                 )
             time.sleep(0.2)
+
+    def _refuse_lost(self, engine: Engine, server: Server, wal_file: str) -> None:
+        """Raise EngineRefused where the server has archived a WAL file that is not in the repository: it never will be."""
+        with Session(self.job.connection) as session:
+            last = str(session.value("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"))
+        # The history files of timelines and backups are archived too.
+        if last[:24] >= wal_file and last[:8] == wal_file[:8] and wal_file not in engine.read(server).archive.names:
+            raise EngineRefused(f"the server has archived WAL file {wal_file}, and it is not in the repository: it was lost there")
 
     @contextmanager
     def _staging(self) -> Iterator[Path]:
