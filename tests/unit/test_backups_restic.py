@@ -33,6 +33,7 @@ from ansible.module_utils.backups_restic import (
     after_forget,
     before_forget,
     classify,
+    damaged_files,
     holder_is_gone,
     new_marks,
     pack_bytes,
@@ -352,6 +353,50 @@ class TestVerify:
         assert verify_local(one.repository.location, after, False)[0] == problems
         found = one.check("1/1")
         assert found and pack.name[:8] in " ".join(found)
+
+    @pytest.mark.parametrize("kind", ["pack", "index"])
+    def test_what_a_damaged_file_held_is_saved_anew(self, place: Path, kind: str) -> None:
+        one = restic(place)
+        one.backup([str(place / "src")], TAGS, "h")
+        victim = packs(place)[-1] if kind == "pack" else next((place / "repo" / "index").iterdir())
+        flip(victim)
+        found = damaged_files(one.repository.location, verify_local(one.repository.location, new_marks(), True)[0])
+        assert found == [str(victim.relative_to(place / "repo"))]
+        one.set_aside(found)
+        assert (place / "repo" / "damaged" / victim.name).exists()
+        saved = one.backup([str(place / "src")], TAGS, "h")
+        assert verify_local(one.repository.location, new_marks(), True)[0] == [] and one.check("1/1") == []
+        one.restore(saved.snapshot, place / "out")
+        restored = place / "out" / str(place / "src").lstrip("/")
+        assert (restored / "deep" / "b[1]").read_bytes() == (place / "src" / "deep" / "b[1]").read_bytes()
+
+    def test_what_was_in_older_snapshots_alone_is_told_as_lost(self, place: Path) -> None:
+        one = restic(place)
+        one.backup([str(place / "src")], TAGS, "h")
+        (place / "src" / "deep" / "b[1]").write_text("other")
+        flip(packs(place)[-1])
+        one.set_aside(damaged_files(one.repository.location, verify_local(one.repository.location, new_marks(), True)[0]))
+        saved = one.backup([str(place / "src")], TAGS, "h")
+        assert "b[1]" in " ".join(one.check())
+        one.restore(saved.snapshot, place / "out")
+
+    def test_a_killed_repair_is_gone_on_with(self, place: Path) -> None:
+        one = restic(place)
+        one.backup([str(place / "src")], TAGS, "h")
+        (place / "repo" / "damaged").mkdir()
+        (place / "repo" / "damaged" / "index-is-due").touch()
+        packs(place)[-1].rename(place / "repo" / "damaged" / "pack")
+        found = damaged_files(one.repository.location, [])
+        assert found == ["damaged/index-is-due"]
+        one.set_aside(found)
+        one.backup([str(place / "src")], TAGS, "h")
+        assert one.check("1/1") == [] and damaged_files(one.repository.location, []) == []
+
+    def test_a_repository_elsewhere_is_not_repaired(self) -> None:
+        one = Restic(Repository("sftp:h:/r", "word"), Tools())
+        assert damaged_files("sftp:h:/r", ["pack sftp:h:/r/data/00/" + "0" * 64 + " is damaged"]) == []
+        with pytest.raises(ToolError, match="elsewhere"):
+            one.set_aside(["data/00/" + "0" * 64])
 
     def test_flipped_byte_with_its_time_put_back(self, place: Path) -> None:
         one = restic(place)

@@ -35,6 +35,8 @@ INCOMPLETE = 3
 ANY_STATUS = range(256)
 T = TypeVar("T")
 KINDS = {"data": "pack", "index": "index", "snapshots": "snapshot", "keys": "key"}
+ASIDE = "damaged"
+INDEX_DUE = "index-is-due"
 
 
 class WrongPassword(ToolError):
@@ -236,19 +238,23 @@ class Restic:
             raise Incomplete(f"not there to be backed up: {', '.join(missing) or 'no path was given'}", missing)
         scan = ["--no-scan"] if self.version() >= (0, 15) else []
         words = [*_tagged(tags, host), *scan, *(f"--exclude={pattern}" for pattern in excludes)]
-        done = self._run("backup", "--json", *words, "--", *paths, writes=True, ok=(0, INCOMPLETE))
-        if done.rc == INCOMPLETE:
-            self._refuse_incomplete(done)
-        return self._summary(done)
-
-    def _refuse_incomplete(self, done: Done) -> None:
+        for again in ((), ("--force",)):
+            done = self._run("backup", "--json", *again, *words, "--", *paths, writes=True, ok=(0, INCOMPLETE))
+            if done.rc != INCOMPLETE:
+                return self._summary(done)
+            # A file whose content was lost from the repository counts as unread, though it is stored again: only a run
+            # that looks at no earlier snapshot tells it from one that cannot be read.
+            told = self._forget_incomplete(done)
         items = _unread(done)
-        message = f"restic could not read {', '.join(items) or 'some files'}: {_gist(done)}"
+        raise Incomplete(f"restic could not read {', '.join(items) or 'some files'}: {_gist(done)}{told}", items)
+
+    def _forget_incomplete(self, done: Done) -> str:
+        """Forget the snapshot of a backup that is not whole; return what went wrong with that, or ""."""
         try:
             self.forget([self._summary(done).snapshot], prune=False)
         except ToolError as error:
-            message += f"; its incomplete snapshot could not be forgotten: {error}"
-        raise Incomplete(message, items)
+            return f"; its incomplete snapshot could not be forgotten: {error}"
+        return ""
 
     def store(self, name: str, content: bytes, tags: Sequence[str], host: str) -> str:
         """Back up bytes as the file /`name`; return the full id of the snapshot."""
@@ -308,6 +314,24 @@ class Restic:
         )
         lines = [line for line in _lines(done.err) if not noise.search(line)]
         return lines or [_gist(done)]
+
+    def set_aside(self, names: Sequence[str]) -> None:
+        """Move damaged packs and indexes of a local repository into its folder `damaged`, and make the index anew.
+
+        `names` are those of `damaged_files`. The next backup of what they held saves it again; what is in older
+        snapshots alone is lost, and `check` names it. Killed in between, `damaged_files` tells that the index is due.
+        """
+        local = self.repository.local
+        if local is None:
+            raise ToolError(f"repository {self.repository.shown} is elsewhere: run restic repair index there")
+        aside = local / ASIDE
+        aside.mkdir(mode=0o700, exist_ok=True)
+        (aside / INDEX_DUE).touch()
+        for name in names:
+            if (local / name).parent != aside:
+                os.replace(local / name, aside / Path(name).name)
+        self._run(*(["repair", "index"] if self.version() >= (0, 16) else ["rebuild-index"]), writes=True)
+        (aside / INDEX_DUE).unlink()
 
     def locks(self) -> list[Lock]:
         """Return the locks in the repository, oldest first; one that goes while we look is left out."""
@@ -588,6 +612,17 @@ def verify_local(location: str, marks: Mapping[str, Any], full: bool) -> tuple[l
         lost = sorted(name for name in known if name not in files and not os.path.lexists(root / name))
         problems += [f"{_kind(name)} {root / name} is gone, and no forget of ours removed it" for name in lost]
     return problems, {"files": files, "forgetting": False}
+
+
+def damaged_files(location: str, problems: Iterable[str]) -> list[str]:
+    """Return the packs and indexes that `verify_local` found damaged, relative to a local repository, for `set_aside`."""
+    root = Repository(location, "-").local
+    if root is None:
+        return []
+    pattern = re.compile(rf"(?:pack|index) {re.escape(str(root))}/((?:data/[0-9a-f]{{2}}|index)/[0-9a-f]{{64}}) is damaged")
+    found = [match[1] for problem in problems if (match := pattern.match(problem))]
+    due = f"{ASIDE}/{INDEX_DUE}"
+    return found + ([due] if (root / due).exists() else [])
 
 
 def pack_bytes(location: str) -> int:
