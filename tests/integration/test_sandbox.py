@@ -335,6 +335,23 @@ def test_a_table_that_was_dropped_comes_back(sandbox: Sandbox) -> None:
     assert "FOREIGN KEY" in before[1] and "tracker" in before[1]
 
 
+def test_what_went_with_a_dropped_table_is_told(sandbox: Sandbox) -> None:
+    sandbox.query("DROP TABLE llm_metrics CASCADE")
+    wanted = ("backup-restore", "--set", "restore_scope=table", "--confirm", "sandbox/llm_metrics")
+    record = sandbox.runbook(*wanted, "--set", "restore_table=public.llm_metrics", code=1)
+    (view,) = [finding for finding in record["findings"] if finding["id"] == "gone-with-the-table"]
+    assert view["subject"] == "public.daily_cost_summary"
+    sandbox.runbook(*wanted, "--set", view["remedy"].rpartition("--set ")[2])
+    assert sandbox.count("daily_cost_summary") > 0
+
+    sandbox.query("DROP TABLE budget_rules CASCADE")
+    record = sandbox.runbook(*wanted, "--set", "restore_table=public.budget_rules", code=1)
+    (key,) = [finding for finding in record["findings"] if finding["id"] == "gone-with-the-table"]
+    sandbox.query(key["remedy"])
+    keys = "SELECT count(*) FROM pg_constraint WHERE conrelid = 'budget_usage'::regclass AND contype = 'f'"
+    assert sandbox.query(keys) == "1"
+
+
 def test_a_new_cluster_has_nothing_of_the_backups_of_the_old_one(sandbox: Sandbox) -> None:
     for pid in sandbox.processes():
         os.kill(pid, signal.SIGKILL)

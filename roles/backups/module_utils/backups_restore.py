@@ -33,6 +33,27 @@ from ansible.module_utils.runbook_result import action, finding, human_bytes
 from ansible.module_utils.runbook_state import read_json, write_json
 
 FOLDER = ".runbooks-restore"
+# What other tables and views have to do with a table, in the order in which it can be made again.
+DEPENDENTS = """
+WITH RECURSIVE views (oid, depth) AS (
+  SELECT {table}::regclass::oid, 0
+  UNION
+  SELECT r.ev_class, v.depth + 1 FROM views v
+    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.oid AND d.classid = 'pg_rewrite'::regclass
+    JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> v.oid
+)
+SELECT what, name, remedy FROM (
+  SELECT 'view' AS what, format('%I.%I', n.nspname, c.relname) AS name, max(v.depth) AS place,
+         format('Bring it back as well, with --set restore_table=%s.%s', n.nspname, c.relname) AS remedy
+    FROM views v JOIN pg_class c ON c.oid = v.oid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE v.depth > 0
+   GROUP BY n.nspname, c.relname
+  UNION ALL
+  SELECT 'foreign key', format('%I.%I.%I', n.nspname, c.relname, k.conname), 0,
+         format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid))
+    FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE k.contype = 'f' AND k.confrelid = {table}::regclass AND k.conrelid <> k.confrelid AND k.conparentid = 0
+) dependents ORDER BY place, name
+"""
 FREE_FACTOR = 1.1
 
 
@@ -454,30 +475,35 @@ class Restore:
     def _bring_table(self, server: ScratchServer, schema: str, name: str) -> None:
         """Copy a table from the scratch server: to its place where it is gone, else into a schema of its own."""
         database = self.job.connection.database
-        copy = server.connection(database)
-        with Session(copy) as there, Session(self.job.connection) as here:
-            if there.value(f"SELECT to_regclass({literal(f'{_quoted(schema)}.{_quoted(name)}')}) IS NULL"):
+        table, into = f"{_quoted(schema)}.{_quoted(name)}", schema
+        with Session(server.connection(database)) as there, Session(self.job.connection) as here:
+            if there.value(f"SELECT to_regclass({literal(table)}) IS NULL"):
                 raise EngineRefused(f"at {server.target} there was no table {schema}.{name}")
-            exists = not here.value(f"SELECT to_regclass({literal(f'{_quoted(schema)}.{_quoted(name)}')}) IS NULL")
-            into = schema
+            exists = not here.value(f"SELECT to_regclass({literal(table)}) IS NULL")
             if exists:
                 into = f"restored_{time.strftime('%Y%m%dT%H%M%S', time.gmtime(self.job.now())).lower()}"
                 self._move_aside(there, schema, name, into)
                 here.execute(f"CREATE SCHEMA {_quoted(into)}")
-            rows = there.value(f"SELECT count(*) FROM {_quoted(into)}.{_quoted(name)}")  # noqa: S608  both names are quoted
-        with self.backups.acting("restore-data", f"{into}.{name}", "brought back" if not exists else "beside the one that is there",
-                                 kind="change", before=0, unit="rows") as entry:  # fmt: skip
-            self._pipe(server, database, into, name)
-            with Session(self.job.connection) as here:
-                found = here.value(f"SELECT count(*) FROM {_quoted(into)}.{_quoted(name)}")  # noqa: S608  both names are quoted
-            if found != rows:
-                raise EngineRefused(f"{into}.{name} has {found} rows, and {rows} were in the backup")
-            entry["after"] = found
-        if exists:
-            self.backups.findings.append(
-                finding("table-beside", "The table is there already; its rows of then are beside it", subject=f"{into}.{name}",
-                        severity="info", remedy=f"Compare and copy what is missing, then DROP SCHEMA {into} CASCADE")
-            )  # fmt: skip
+                table = f"{_quoted(into)}.{_quoted(name)}"
+            count = f"SELECT count(*) FROM {table}"  # noqa: S608  both names are quoted
+            rows = there.value(count)
+            # A view is made anew from the rows that are live.
+            same = there.value(f"SELECT relkind NOT IN ('v', 'm') FROM pg_class WHERE oid = {literal(table)}::regclass")  # noqa: S608
+            reason = "beside the one that is there" if exists else "brought back"
+            with self.backups.acting("restore-data", f"{into}.{name}", reason, kind="change", before=0, unit="rows") as entry:
+                self._pipe(server, database, into, name)
+                found = here.value(count)
+                if same and found != rows:
+                    raise EngineRefused(f"{into}.{name} has {found} rows, and {rows} were in the backup")
+                entry["after"] = found
+            if exists:
+                remedy = f"Compare and copy what is missing, then DROP SCHEMA {into} CASCADE"
+                self.backups.findings.append(
+                    finding("table-beside", "The table is there already; its rows of then are beside it",
+                            subject=f"{into}.{name}", severity="info", remedy=remedy)
+                )  # fmt: skip
+            else:
+                self.backups.findings += _gone_with(there, here, table)
 
     def _move_aside(self, there: Session, schema: str, name: str, into: str) -> None:
         """Move the table of the scratch server into a schema of its own, without what refers to live rows."""
@@ -536,6 +562,17 @@ class Restore:
             if os.path.lexists(path):
                 os.rename(path, aside)
             os.rename(part, path)
+
+
+def _gone_with(there: Session, here: Session, table: str) -> list[dict[str, Any]]:
+    """Return a finding for each foreign key and view that a DROP ... CASCADE of the table took along."""
+    query = DEPENDENTS.format(table=literal(table))
+    known = {row["name"] for row in here.rows(query)}
+    return [
+        finding("gone-with-the-table", f"A {row['what']} was dropped together with the table", subject=row["name"], remedy=row["remedy"])
+        for row in there.rows(query)
+        if row["name"] not in known
+    ]
 
 
 def _running(data: Path) -> int:
