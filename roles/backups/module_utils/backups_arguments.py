@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-import re
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,10 +107,16 @@ def server_programs(given: dict[str, Any]) -> str | None:
     # Debian keeps them outside of PATH, one folder for each version.
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]) if p.split("/")[4].isdigit() else 0)
     if len(found) > 1:
-        running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=False).stdout
-        live = [p for p in found if re.search(rf"^{re.escape(p)}/postgres\b", running, re.M)]
-        found = live or found
+        running = set(_running_programs())
+        found = [p for p in found if f"{p}/postgres" in running] or found
     return found[-1] if found else None
+
+
+def _running_programs() -> Iterator[str]:
+    """Yield the names by which the processes of this host were started; not every host has ps."""
+    for entry in glob.glob("/proc/[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            yield Path(entry).read_bytes().split(b"\0")[0].decode("utf-8", "replace")
 
 
 def connection_from(given: dict[str, Any], bin_dir: str | None) -> Connection:
