@@ -84,7 +84,8 @@ class Backups:
                 self.actions.append(action("repositories", str(lock), "its process is gone", result="done"))
         if picture.files.damaged:
             with self.acting("repositories", f"{len(picture.files.damaged)} damaged files", "what they held is saved anew"):
-                self.surveyor.memory["files"]["mended_at"] = self.job.now()
+                # What is lost for good shows when the whole is checked again.
+                self.surveyor.memory["files"].update(mended_at=self.job.now(), verified_at=None)
                 self.surveyor.remember()
                 self.surveyor.restic.set_aside(picture.files.damaged)
         for text in picture.settings:
