@@ -46,6 +46,7 @@ requirements: $(VENV)/dev ## Compile requirements/*.txt from pyproject.toml
 clean: ## Remove the sandbox, the environment and all caches
 	@[ ! -x $(BIN)/runbook ] || $(BIN)/runbook run sandbox -i inventories/sandbox --set sandbox_state=absent >/dev/null
 	rm -rf $(VENV) .sandbox .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible dist build
+	find roles wrapper tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A mark of what is installed: newer requirements install anew.
 $(VENV)/run: requirements/run.txt pyproject.toml | $(VENV)/pyvenv.cfg
