@@ -46,6 +46,7 @@ repo1-path={repository}
 repo1-cipher-type=aes-256-cbc
 repo1-cipher-pass={passphrase}
 repo1-bundle=y
+repo1-block=@BLOCK@
 repo1-retention-full=9999999
 compress-type=zst
 compress-level=1

@@ -31,7 +31,7 @@ from ansible.module_utils.backups_restic import (
     verify_local,
 )
 from ansible.module_utils.backups_restic import Repository as ResticRepository
-from ansible.module_utils.backups_tools import ToolError, Tools
+from ansible.module_utils.backups_tools import ToolError, Tools, version
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
 from ansible.module_utils.runbook_state import read_json, write_json
 
@@ -144,9 +144,15 @@ class Surveyor:
         return self.rendered(data_dir)
 
     def rendered(self, data_dir: str) -> str:
-        """Return pgbackrest's configuration for a data directory."""
+        """Return pgbackrest's configuration for a data directory.
+
+        Block incremental backups came with 2.46, and their authors advise 2.52.1 or newer.
+        """
         cores = min(os.cpu_count() or 1, 8)
-        return self.job.config_text.replace("@DATA_DIR@", data_dir).replace("@CORES@", str(cores))
+        tools = self.job.tools()
+        blocks = tools.has("pgbackrest") and version(tools.run(["pgbackrest", "version"]).out) >= (2, 52, 1)
+        text = self.job.config_text.replace("repo1-block=@BLOCK@\n", "repo1-block=y\n" if blocks else "")
+        return text.replace("@DATA_DIR@", data_dir).replace("@CORES@", str(cores))
 
     def remember(self) -> None:
         """Write what has to be known next time."""
