@@ -488,7 +488,8 @@ class Restore:
             count = f"SELECT count(*) FROM {table}"  # noqa: S608  both names are quoted
             rows = there.value(count)
             # A view is made anew from the rows that are live.
-            same = there.value(f"SELECT relkind NOT IN ('v', 'm') FROM pg_class WHERE oid = {literal(table)}::regclass")  # noqa: S608
+            kind = f"SELECT relkind FROM pg_class WHERE oid = {literal(table)}::regclass"  # noqa: S608  a literal
+            same = there.value(kind) not in ("v", "m")
             reason = "beside the one that is there" if exists else "brought back"
             with self.backups.acting("restore-data", f"{into}.{name}", reason, kind="change", before=0, unit="rows") as entry:
                 self._pipe(server, database, into, name)
