@@ -31,7 +31,7 @@ def lines():
                 # Memory is written anew by each run that is no check, with the same content.
                 written = 0 if path.startswith("/var/lib/runbooks") else seen.st_mtime_ns
                 yield f"{path} {seen.st_size} {written} {seen.st_uid} {oct(seen.st_mode)} {digest}"
-    yield subprocess.run(["redis-cli", "KEYS", "*"], capture_output=True, text=True).stdout.replace("\n", " ")
+    yield subprocess.run(["redis-cli", "KEYS", "*"], capture_output=True, text=True, check=True).stdout.replace("\n", " ")
     for name in ("llm_metrics", "postgres"):
         command = ["runuser", "-u", "postgres", "--", "psql", "-XAt", "-v", "ON_ERROR_STOP=1", "-d", name, "-c", SERVER]
         yield subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout
