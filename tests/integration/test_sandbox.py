@@ -317,6 +317,12 @@ def test_the_passphrase_is_in_no_record(sandbox: Sandbox) -> None:
         assert files and [path for path in files if passphrase in path.read_bytes()] == []
 
 
+def newest_set(sandbox: Sandbox) -> str:
+    """Return the input that names the newest set: the newest WAL may have in it already what a test is about to drop."""
+    sets = sorted(path.name for path in (sandbox.folder / "state" / "backups" / "sets").iterdir())
+    return f"restore_target={sets[-1]}"
+
+
 def test_a_table_that_was_dropped_comes_back(sandbox: Sandbox) -> None:
     rows = "SELECT count(*), md5(string_agg(u::text, '|' ORDER BY id)) FROM budget_usage AS u"
     around = (
@@ -326,7 +332,8 @@ def test_a_table_that_was_dropped_comes_back(sandbox: Sandbox) -> None:
     )
     before = [sandbox.query(rows), sandbox.query(around)]
     sandbox.query("DROP TABLE budget_usage")
-    wanted = ("backup-restore", "--set", "restore_scope=table", "--set", "restore_table=public.budget_usage")
+    named = ("restore_scope=table", "restore_table=public.budget_usage", newest_set(sandbox))
+    wanted = ("backup-restore", *(word for value in named for word in ("--set", value)))
     assert "--confirm sandbox/llm_metrics" in sandbox.runbook(*wanted, code=3)["message"]
     assert sandbox.query("SELECT to_regclass('budget_usage') IS NULL") == "t", "nobody confirmed it"
     record = sandbox.runbook(*wanted, "--confirm", "sandbox/llm_metrics")
@@ -336,8 +343,8 @@ def test_a_table_that_was_dropped_comes_back(sandbox: Sandbox) -> None:
 
 
 def test_what_went_with_a_dropped_table_is_told(sandbox: Sandbox) -> None:
+    wanted = ("backup-restore", "--set", "restore_scope=table", "--set", newest_set(sandbox), "--confirm", "sandbox/llm_metrics")
     sandbox.query("DROP TABLE llm_metrics CASCADE")
-    wanted = ("backup-restore", "--set", "restore_scope=table", "--confirm", "sandbox/llm_metrics")
     record = sandbox.runbook(*wanted, "--set", "restore_table=public.llm_metrics", code=1)
     (view,) = [finding for finding in record["findings"] if finding["id"] == "gone-with-the-table"]
     assert view["subject"] == "public.daily_cost_summary"
@@ -350,6 +357,17 @@ def test_what_went_with_a_dropped_table_is_told(sandbox: Sandbox) -> None:
     sandbox.query(key["remedy"])
     keys = "SELECT count(*) FROM pg_constraint WHERE conrelid = 'budget_usage'::regclass AND contype = 'f'"
     assert sandbox.query(keys) == "1"
+
+
+def test_where_a_table_is_gone_already_the_run_says_what_to_name(sandbox: Sandbox) -> None:
+    sandbox.query("DROP TABLE user_sessions")
+    wal = sandbox.query("SELECT pg_walfile_name(pg_switch_wal())")
+    limit = time.monotonic() + 30
+    while sandbox.query(f"SELECT last_archived_wal >= '{wal}' FROM pg_stat_archiver") != "t":
+        assert time.monotonic() < limit, f"{wal} is not archived"
+    wanted = ("--set", "restore_scope=table", "--set", "restore_table=public.user_sessions", "--confirm", "sandbox/llm_metrics")
+    record = sandbox.runbook("backup-restore", *wanted, code=3)
+    assert "there was no table public.user_sessions: name a moment before it was dropped" in record["message"]
 
 
 def test_a_new_cluster_has_nothing_of_the_backups_of_the_old_one(sandbox: Sandbox) -> None:

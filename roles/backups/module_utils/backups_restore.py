@@ -478,7 +478,10 @@ class Restore:
         table, into = f"{_quoted(schema)}.{_quoted(name)}", schema
         with Session(server.connection(database)) as there, Session(self.job.connection) as here:
             if there.value(f"SELECT to_regclass({literal(table)}) IS NULL"):
-                raise EngineRefused(f"at {server.target} there was no table {schema}.{name}")
+                raise EngineRefused(
+                    f"at {server.target} there was no table {schema}.{name}: name a moment before it was dropped with"
+                    " restore_time, or a set with restore_target"
+                )
             exists = not here.value(f"SELECT to_regclass({literal(table)}) IS NULL")
             if exists:
                 into = f"restored_{time.strftime('%Y%m%dT%H%M%S', time.gmtime(self.job.now())).lower()}"
