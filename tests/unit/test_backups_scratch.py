@@ -505,6 +505,27 @@ def test_leftovers_of_a_killed_run_are_ended_and_removed(source: Source, scratch
     assert clean_leftovers(root) == []
 
 
+CLEANS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import conftest
+from ansible.module_utils.backups_scratch import clean_leftovers
+print(*clean_leftovers(Path({root!r})), sep=chr(10))
+"""
+
+
+def test_root_in_a_container_ends_what_it_may_not_look_into(source: Source, scratch: Path, tmp_path: Path) -> None:
+    root = scratch / "contained" / tmp_path.name[-8:]
+    folder, pid = killed_run(source, root, "detached")
+    code = CLEANS.format(tests=str(Path(__file__).resolve().parents[1]), root=str(root))
+    without = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"] if os.geteuid() == 0 else []
+    done = subprocess.run([*without, sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert done.splitlines() == [f"ended a server in {folder} (1 processes)", f"removed {folder}"]
+    wait_until(lambda: gone(pid), "the server is gone")
+    assert source.server.sql("SELECT 1") == ["1"], "the live server is not touched"
+
+
 def test_a_place_is_made_and_removed(scratch: Path, tmp_path: Path) -> None:
     root = scratch / "places" / tmp_path.name[-8:]
     old = os.umask(0o077)

@@ -850,15 +850,21 @@ def _end_servers(folder: Path, limit_seconds: float = 20) -> list[int]:
 
 def _servers_in(folder: Path) -> list[int]:
     real = Path(os.path.realpath(folder))
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            program = Path(os.readlink(entry / "exe")).name.split(" ")[0]
-            place = Path(os.readlink(entry / "cwd"))
-        except OSError:  # it ended, or is somebody else's
-            continue
-        if program == "postgres" and real in place.parents:
-            found.append(int(entry.name))
-    return sorted(found)
+    return sorted(int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and _is_server_in(e, real))
+
+
+def _is_server_in(process: Path, folder: Path) -> bool:
+    try:
+        program = Path(os.readlink(process / "exe")).name.split(" ")[0]
+        return program == "postgres" and folder in Path(os.readlink(process / "cwd")).parents
+    except PermissionError:
+        pass  # root in a container may not look into the processes of others, but at their command lines
+    except OSError:  # it ended
+        return False
+    try:
+        words = [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0")]
+    except OSError:
+        return False
+    # Only the first process of a server says where its data is; the others end with it.
+    named = words[words.index("-D") + 1] if "-D" in words[:-1] else ""
+    return Path(words[0]).name == "postgres" and folder in Path(os.path.realpath(named)).parents
