@@ -31,7 +31,8 @@ def bin_dirs(scratch: Path) -> dict[str, Path]:
 @pytest.fixture(scope="session", params=["system15", "wheel16", "wheel18"])
 def server(request: pytest.FixtureRequest, scratch: Path, bin_dirs: dict[str, Path]) -> Iterator[Server]:
     """Each of the three major versions in turn."""
-    made = Server(bin_dirs[request.param], scratch / request.param)
+    # With one file after the other, each version is set up anew for the next file.
+    made = Server(bin_dirs[request.param], scratch / f"{request.param}-{next(_numbers)}")
     made.create()
     yield made
     made.stop()

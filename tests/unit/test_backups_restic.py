@@ -474,6 +474,11 @@ def background(argv: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, env=environment)
 
 
+def written_locks(place: Path) -> list[Path]:
+    """Return the locks that are written whole; restic writes them under another name first."""
+    return [path for path in (place / "repo" / "locks").iterdir() if len(path.name) == 64]
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process the hard way, so that it takes no lock away."""
     process.kill()
@@ -486,7 +491,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def holder(place: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A restic that holds a lock: it backs up a pipe nobody writes to."""
     process = background(backing_up(place))
-    wait_until(lambda: list((place / "repo" / "locks").iterdir()), "the lock is there")
+    wait_until(lambda: written_locks(place), "the lock is there")
     yield process
     end(process)
 
@@ -523,7 +528,7 @@ class TestLocks:
         argv = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec restic "$@"', "restic"]
         argv += ["-r", str(place / "repo"), "--no-cache", "backup", "--stdin"]
         other = background(argv)
-        wait_until(lambda: list((place / "repo" / "locks").iterdir()), "the lock is there")
+        wait_until(lambda: written_locks(place), "the lock is there")
         end(other)
         one = restic(place)
         # Neither by our name, nor by its own: its processes are not to be seen from here.
@@ -535,12 +540,12 @@ class TestLocks:
         assert [lock.host for lock in one.locks()] == ["elsewhere"]
 
     def test_exactly_ours_is_removed_beside_a_living_one(self, place: Path, holder: subprocess.Popen[bytes]) -> None:
-        (alive,) = (place / "repo" / "locks").iterdir()
+        (alive,) = written_locks(place)
         other = background(backing_up(place))
-        wait_until(lambda: len(list((place / "repo" / "locks").iterdir())) == 2, "the second lock is there")
+        wait_until(lambda: len(written_locks(place)) == 2, "the second lock is there")
         end(other)
         assert [lock.pid for lock in restic(place).release_stale(HOST, 0)] == [other.pid]
-        assert list((place / "repo" / "locks").iterdir()) == [alive]
+        assert written_locks(place) == [alive]
 
     def test_one_that_cannot_be_read_is_kept(self, place: Path) -> None:
         name = place / "repo" / "locks" / EMPTY_SHA
