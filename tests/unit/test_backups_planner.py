@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible.module_utils.backups_engine import DIFF, FULL, WAL, Archive, Backup, Repository, wal_between, wal_gaps
+from ansible.module_utils.backups_engine import DIFF, FULL, WAL, Archive, Backup, Repository, wal_gaps
 from ansible.module_utils.backups_planner import (
     Archiving,
     Files,
@@ -51,7 +51,7 @@ def drill(age_days: float, result: str = "passed", **more: Any) -> dict[str, Any
 
 HEALTHY = Picture(
     now=NOW,
-    live=Live(system_identifier="7", server_major=15, now=NOW),
+    live=Live(now=NOW),
     repository=Repository("ready", backups=(backup("F1", 20),), archive=Archive(tuple(map(wal, range(1, 10)))), encrypted=True),
     engine="pgbackrest",
     verified_at=NOW - HOUR,
@@ -267,7 +267,7 @@ def test_missing_wal_is_missed(numbers: list[int], oldest: str, gaps: list[int])
 def test_wal_goes_on_in_the_next_log_after_ff() -> None:
     names = [wal(0xFF), f"{1:08X}{1:08X}{0:08X}"]
     assert wal_gaps(names, MIB16) == ()
-    assert wal_between(names[1:], names[0], names[1], MIB16) == [names[0]]
+    assert wal_gaps(names[1:], MIB16, names[0]) == (names[0],)
 
 
 def test_each_timeline_is_looked_at_by_itself() -> None:

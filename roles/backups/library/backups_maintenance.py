@@ -46,11 +46,11 @@ runbook: {description: Actions with before and after, and findings for what coul
 
 from pathlib import Path
 
-from ansible.module_utils.backups_arguments import ARGUMENTS, RUN_ARGUMENTS, carried_out, job_from
+from ansible.module_utils.backups_arguments import ARGUMENTS, carried_out, job_from
 from ansible.module_utils.backups_drill import Drill
 from ansible.module_utils.backups_work import Backups
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.runbook_lease import renewed
+from ansible.module_utils.runbook_lease import RENEWED_ARGUMENTS, renewed
 from ansible.module_utils.runbook_result import report
 
 STEPS = ["repositories", "set", "expire", "drill"]
@@ -58,7 +58,7 @@ STEPS = ["repositories", "set", "expire", "drill"]
 
 def main() -> None:
     step = {"type": "str", "required": True, "choices": STEPS}
-    module = AnsibleModule(argument_spec={**ARGUMENTS, **RUN_ARGUMENTS, "step": step}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={**ARGUMENTS, **RENEWED_ARGUMENTS, "step": step}, supports_check_mode=True)
     given = module.params
     if module.check_mode:
         module.exit_json(changed=False, runbook=report())

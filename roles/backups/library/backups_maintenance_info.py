@@ -12,7 +12,7 @@ description:
   - A backup that exists but does not verify counts as none. Nothing is changed but the memory of what was verified.
 options:
   purpose: {description: Whether this is the first look of a run or the last one, type: str, choices: [plan, verify], default: plan}
-  connection: {description: How to reach the server; database, host, port, user, password, os_user and bin_dir, type: dict, required: true}
+  connection: {description: How to reach the server; database, host, port, user, password, os_user, bin_dir and psql, type: dict, required: true}
   limits: {description: What must be true; names are those of the role's inputs without backups_, type: dict, default: {}}
   state_dir: {description: Folder of memory, manifests and evidence, type: path, required: true}
   engine: {description: pgbackrest or basebackup, type: str, required: true, choices: [pgbackrest, basebackup]}

@@ -54,14 +54,14 @@ facts: {description: What it goes back to and what is lost, type: dict, returned
 runbook: {description: Actions and findings; the outcome refused says that nothing was changed and why, type: dict, returned: always}
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from ansible.module_utils.backups_arguments import ARGUMENTS, RUN_ARGUMENTS, carried_out, job_from
+from ansible.module_utils.backups_arguments import ARGUMENTS, carried_out, job_from
 from ansible.module_utils.backups_restore import Request, Restore
-from ansible.module_utils.backups_survey import with_nice
 from ansible.module_utils.backups_work import Backups
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.runbook_lease import renewed
+from ansible.module_utils.runbook_lease import RENEWED_ARGUMENTS, renewed
 from ansible.module_utils.runbook_result import action, report
 
 OWN = {
@@ -85,7 +85,7 @@ def planned(restore: Restore) -> dict:
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={**ARGUMENTS, **RUN_ARGUMENTS, **OWN}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={**ARGUMENTS, **RENEWED_ARGUMENTS, **OWN}, supports_check_mode=True)
     given = module.params
     if module.check_mode and given["step"] != "plan":
         module.exit_json(changed=False, runbook=report())
@@ -99,7 +99,7 @@ def main() -> None:
         names = ("target", "time", "scope", "table", "host")
         request = Request(**{n: given[n] for n in names}, paths=tuple(given["paths"]), confirm=tuple(given["confirm"]))
         # Whoever restores is in a hurry.
-        backups = Backups(with_nice(job_from(given), 0))
+        backups = Backups(replace(job_from(given), nice=0))
         made.append(Restore(backups, request, state_dir / "evidence" / given["run_id"]))
         if given["step"] == "plan":
             found = planned(made[0])

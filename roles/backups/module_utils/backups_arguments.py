@@ -20,26 +20,14 @@ from ansible.module_utils.backups_survey import Job
 from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_components import ComponentError
 from ansible.module_utils.runbook_lease import LeaseHeld
-from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable
+from ansible.module_utils.runbook_psql import CONNECTION_ARGUMENT, PsqlError, PsqlUnreachable, connection_from
 from ansible.module_utils.runbook_result import report
 from ansible.module_utils.runbook_state import StateError
 
 Value = TypeVar("Value")
 
 ARGUMENTS: dict[str, Any] = {
-    "connection": {
-        "type": "dict",
-        "required": True,
-        "options": {
-            "database": {"type": "str", "required": True},
-            "host": {"type": "str"},
-            "port": {"type": "int"},
-            "user": {"type": "str"},
-            "password": {"type": "str", "no_log": True},
-            "os_user": {"type": "str"},
-            "bin_dir": {"type": "path"},
-        },
-    },
+    "connection": CONNECTION_ARGUMENT,
     "limits": {"type": "dict", "default": {}},
     "state_dir": {"type": "path", "required": True},
     "engine": {"type": "str", "choices": ["pgbackrest", "basebackup"], "required": True},
@@ -86,12 +74,6 @@ ARGUMENTS: dict[str, Any] = {
     "components": {"type": "dict", "default": {}},
     "parts": {"type": "list", "elements": "str", "default": []},
 }
-RUN_ARGUMENTS: dict[str, Any] = {
-    "run_id": {"type": "str", "required": True},
-    "owner": {"type": "str", "required": True},
-    "leases": {"type": "list", "elements": "str", "default": []},
-    "lease_seconds": {"type": "int", "default": 300},
-}
 SAME = (
     "engine", "repository", "stanza", "config", "wal_method", "files_repository", "passphrase", "nice", "scratch_dir",
     "upload_limit_kib", "manage_packages", "manage_archiving", "takeover", "restart_allowed", "archive_timeout_seconds",
@@ -119,19 +101,6 @@ def _running_programs() -> Iterator[str]:
             yield Path(entry).read_bytes().split(b"\0")[0].decode("utf-8", "replace")
 
 
-def connection_from(given: dict[str, Any], bin_dir: str | None) -> Connection:
-    """Return the connection that the module argument `connection` describes."""
-    return Connection(
-        given["database"],
-        given.get("host") or None,
-        given.get("port"),
-        given.get("user") or None,
-        given.get("password") or None,
-        given.get("os_user") or None,
-        [os.path.join(bin_dir, "psql") if bin_dir and os.path.exists(f"{bin_dir}/psql") else "psql"],
-    )
-
-
 def limits_from(given: dict[str, Any]) -> Limits:
     """Return the limits. Raise ValueError for one that is not known."""
     known = {f.name for f in fields(Limits)}
@@ -145,7 +114,8 @@ def job_from(params: dict[str, Any]) -> Job:
     bin_dir = server_programs(params["connection"])
     redis = {key: value for key, value in (params["redis"] or {}).items() if value not in (None, "")}
     return Job(
-        connection=connection_from(params["connection"], bin_dir),
+        # A server's own folder may lack its client.
+        connection=connection_from(params["connection"], bin_dir if bin_dir and os.path.exists(f"{bin_dir}/psql") else None),
         limits=limits_from(params["limits"]),
         state_dir=Path(params["state_dir"]),
         repository_path=params["repository"] if params["repository_local"] else "",

@@ -9,8 +9,6 @@ lost at worst with the disk: the time WAL may wait on the server, and the time i
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,7 +119,7 @@ class Drill:
     def _exposure(self, picture: Any) -> float:
         """Return the RPO in seconds: how long a row may wait for the archive, and how long the archive takes."""
         engine, server = self.backups.surveyor.engine(), self.backups.surveyor.server()
-        if self.job.engine == "basebackup" and self.job.wal_method == "receive":
+        if self.job.receives:
             # Between two runs nothing is fetched.
             newest = picture.repository.archive.newest_at
             return round(max(self.job.now() - newest, 0.0), 1) if newest else float("inf")
@@ -146,7 +144,11 @@ class Drill:
                 surveyor.restic.restore(manifest["snapshot"], restored)
             with self.phase("restore"):
                 surveyor.engine().restore(backup.label, place.data, picture.repository)
-            server = self.server(place, manifest, picture)
+            figures = manifest["database"]["figures"]
+            names = set(picture.repository.archive.names)
+            # Archiving is off, so the live repository never sees it.
+            server = self.backups.scratch_server(place, Target("name", figures["restore_point"]), figures["settings"],
+                                                 has_wal=lambda name: name in names)  # fmt: skip
             try:
                 with server:
                     with self.phase("recovery"):
@@ -160,24 +162,8 @@ class Drill:
                     self._noted("page checksums", server.page_checksums())
             finally:
                 self.notes += server.notes
-                self._keep_log(server.log)
+                server.keep_log(self.evidence / "drill-server.log")
             self._components(restored, place, manifest)
-
-    def server(self, place: Place, manifest: dict[str, Any], picture: Any) -> ScratchServer:
-        """Return the scratch server for a set; archiving is off, so the live repository never sees it."""
-        figures = manifest["database"]["figures"]
-        names = set(picture.repository.archive.names)
-        return ScratchServer(
-            place.data,
-            place.run,
-            self.job.tools(),
-            restore_command=self.backups.surveyor.engine().restore_command(place.data),
-            target=Target("name", figures["restore_point"]),
-            settings=figures["settings"],
-            superuser=self.job.connection.user or "postgres",
-            has_wal=lambda name: name in names,
-            tablespace_roots=[Path(f"{place.data}.tablespaces")],
-        )
 
     def _database(self, server: ScratchServer, manifest: dict[str, Any]) -> None:
         name, expected = manifest["database"]["name"], manifest["database"]["figures"]
@@ -232,8 +218,3 @@ class Drill:
                 self.problems += [f"{each['name']}: {problem}" for problem in wrong]
                 if not wrong:
                     self.proved.append(f"{each['name']}: {len(each['files'])} files as they were")
-
-    def _keep_log(self, log: Path) -> None:
-        if log.exists():
-            os.makedirs(self.evidence, mode=0o700, exist_ok=True)
-            shutil.copyfile(log, self.evidence / "drill-server.log")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 WAL_NAME = re.compile(r"[0-9A-F]{24}")
 FULL, DIFF, INCR, WAL = "full", "diff", "incr", "wal"
@@ -70,7 +70,6 @@ class Repository:
     archive: Archive = field(default_factory=Archive)
     encrypted: bool = False
     local_path: str = ""
-    locked: bool = False
     version: tuple[int, ...] = (0,)
 
 
@@ -115,6 +114,12 @@ class Engine(Protocol):
 
     def verify(self, backups: Sequence[Backup]) -> dict[str, list[str]]:
         """Read every file of the repository; return what is wrong by label ("" is what all of them need)."""
+
+    def manifest_sum(self, label: str) -> str:
+        """Return the sha256 of the engine's own manifest of a backup; empty where `verify` needs no help to miss a change."""
+
+    def receive(self, until_lsn: str) -> None:
+        """Fetch the WAL up to `until_lsn`, the end of a WAL file, where the server does not hand it over."""
 
     def expire(self, keep: Sequence[Backup], gone: Sequence[Backup]) -> None:
         """Remove the backups `gone`, and the WAL that no backup in `keep` needs."""
@@ -162,16 +167,6 @@ def _at_most(numbers: Iterable[int], count: int) -> Iterable[int]:
         yield number
 
 
-def wal_between(names: Iterable[str], first: str, last: str, segment_bytes: int) -> list[str]:
-    """Return the files from `first` to `last` of one timeline that are not among `names`."""
-    if not first or not last or first[:8] != last[:8]:
-        return []
-    known = set(names)
-    span = range(segment_number(first, segment_bytes), segment_number(last, segment_bytes) + 1)
-    wanted = (segment_name(first[:8], number, segment_bytes) for number in span)
-    return [name for name in wanted if name not in known]
-
-
 def by_label(backups: Iterable[Backup]) -> dict[str, Backup]:
     """Return the backups by their label."""
     return {backup.label: backup for backup in backups}
@@ -181,8 +176,3 @@ def sound(backup: Backup, problems: dict[str, list[str]]) -> bool:
     """Return whether a backup, and all it needs, has nothing wrong with it."""
     names = (backup.label, *backup.needs, "")
     return not backup.error and not any(problems.get(name) for name in names)
-
-
-def as_dict(backup: Backup) -> dict[str, Any]:
-    """Return a backup for the record."""
-    return {"label": backup.label, "kind": backup.kind, "stopped": backup.stopped, "bytes": backup.bytes}

@@ -9,8 +9,6 @@ from typing import Any
 from ansible.module_utils.backups_engine import by_label
 from ansible.module_utils.backups_planner import Picture, good_sets
 
-PHASES_OF_RTO = ("files", "restore", "recovery", "start")
-
 
 def facts_of(picture: Picture) -> dict[str, Any]:
     """Return facts for record and report. Times are seconds since 1970, sizes bytes.

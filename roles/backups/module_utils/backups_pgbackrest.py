@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,6 @@ class PgBackRest:
         common = {
             "encrypted": stanza.get("cipher", "none") != "none",
             "local_path": self.repository_path,
-            "locked": bool(stanza["status"].get("lock", {}).get("backup", {}).get("held")),
             "version": found,
         }
         if status["code"] in ABSENT_CODES:
@@ -193,6 +191,9 @@ class PgBackRest:
             return ""
         return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
+    def receive(self, until_lsn: str) -> None:
+        return  # the server hands its WAL over
+
     def verify(self, backups: Sequence[Backup]) -> dict[str, list[str]]:
         problems: dict[str, list[str]] = {}
         # The report came with 2.44; from 2.55 on an unsound repository is an exit status too.
@@ -242,21 +243,7 @@ class PgBackRest:
 
     def leftovers(self, remove: bool) -> list[str]:
         # pgBackRest goes on from what a killed backup left, or removes it, with the next backup.
-        if not self.repository_path:
-            return []
-        folder = Path(self.repository_path) / "backup" / self.stanza
-        left = [entry for entry in sorted(folder.glob("*-*[FDI]")) if _unfinished(entry)]
-        return [str(entry) for entry in left]
-
-    def free_bytes(self) -> int | None:
-        """Return the free bytes below a local repository; None where it is elsewhere."""
-        if not self.repository_path or not os.path.isdir(self.repository_path):
-            return None
-        return shutil.disk_usage(self.repository_path).free
-
-
-def _unfinished(folder: Path) -> bool:
-    return folder.is_dir() and not folder.is_symlink() and not (folder / "backup.manifest").exists()
+        return []
 
 
 def _backup(told: dict[str, Any], systems: dict[int, tuple[str, int]]) -> Backup:

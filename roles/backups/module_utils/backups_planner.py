@@ -40,8 +40,6 @@ class Archiving:
     """How the live server gets rid of its WAL, and since when the oldest file waits for that."""
 
     mode: str = "on"
-    command: str = ""
-    library: str = ""
     oldest_ready_at: float | None = None
 
 
@@ -51,10 +49,7 @@ class Live:
 
     state: str = "primary"
     message: str = ""
-    system_identifier: str = ""
-    server_major: int = 0
     archiving: Archiving = field(default_factory=Archiving)
-    database_bytes: int = 0
     now: float | None = None
 
 
@@ -91,7 +86,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Picture:
-    """All that was read. `problems` are of verification, by label; `settings` what has to be configured, in words."""
+    """All that was read. `problems` are of verification, by label; `settings` what has to be configured, and why."""
 
     now: float
     live: Live
@@ -104,7 +99,7 @@ class Picture:
     sets: tuple[dict[str, Any], ...] = ()
     damaged_sets: dict[str, str] = field(default_factory=dict)
     drills: tuple[dict[str, Any], ...] = ()
-    settings: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
     restart_needed: str = ""
     spaces: tuple[Space, ...] = ()
     uncovered: tuple[tuple[str, str], ...] = ()
@@ -208,8 +203,8 @@ def _blocked(picture: Picture) -> str:
 def _due(picture: Picture, limits: Limits, result: Plan) -> None:
     for program in picture.missing:
         result.actions.append(action("repositories", program, "it is not on this host"))
-    for text in picture.settings:
-        result.actions.append(action("repositories", *text.split(": ", 1)))
+    for subject, why in picture.settings:
+        result.actions.append(action("repositories", subject, why))
     for lock in picture.files.stale_locks:
         result.actions.append(action("repositories", lock, "its process is gone"))
     for name in picture.files.damaged:

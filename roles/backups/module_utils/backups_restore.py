@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +29,7 @@ from ansible.module_utils.backups_scratch import Place, ScratchServer, Target, c
 from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.backups_work import Backups
 from ansible.module_utils.runbook_components import Component
-from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable, Session, child_identity, literal
+from ansible.module_utils.runbook_psql import Session, child_identity, literal
 from ansible.module_utils.runbook_result import action, finding, human_bytes
 from ansible.module_utils.runbook_state import read_json, write_json
 
@@ -116,7 +117,9 @@ class Restore:
         self._refuse_request()
         manifest = self._manifest(picture)
         backup, target = self._base(picture, manifest)
-        data_dir = str((manifest or {}).get("database", {}).get("data_dir") or self._any_data_dir(picture))
+        data_dir = _data_dir([*picture.sets, *([manifest] if manifest else [])])
+        if not data_dir and self.request.scope == "database":
+            raise EngineRefused("no set says where the data directory is; name a set with restore_target")
         needed = round(backup.bytes * FREE_FACTOR)
         way = Way(backup, manifest, target, data_dir, needed, self._facts(picture, manifest, backup, target))
         if self.request.scope == "database":
@@ -132,7 +135,7 @@ class Restore:
             return
         surveyor = self.backups.surveyor
         sets = surveyor.look(verify=False, write=False).sets
-        data_dir = next((str(m["database"]["data_dir"]) for m in reversed(sets) if m["database"].get("data_dir")), "")
+        data_dir = _data_dir(sets)
         if not data_dir:
             raise EngineRefused(f"there is no {job.config}, and no set tells what to write into it: see backups_files_repository")
         if keep:
@@ -197,13 +200,6 @@ class Restore:
                 finding("wal-gap", "WAL is missing in the archive", subject=gap, observed=gap, severity="critical",
                         remedy="The recovery ends before it; name a set or a time before it")
             )  # fmt: skip
-
-    def _any_data_dir(self, picture: Picture) -> str:
-        dirs = [str(each["database"].get("data_dir") or "") for each in picture.sets]
-        found = next((d for d in reversed(dirs) if d), "")
-        if not found and self.request.scope == "database":
-            raise EngineRefused("no set says where the data directory is; name a set with restore_target")
-        return found
 
     def _facts(
         self, picture: Picture, manifest: dict[str, Any] | None, backup: Backup, target: Target
@@ -304,17 +300,7 @@ class Restore:
 
     def _server(self, place: Place, way: Way, archive: str) -> ScratchServer:
         figures = (way.manifest or {}).get("database", {}).get("figures", {})
-        return ScratchServer(
-            place.data,
-            place.run,
-            self.job.tools(),
-            restore_command=self.backups.surveyor.engine().restore_command(place.data),
-            target=way.target,
-            archive=archive,
-            settings=figures.get("settings", {}),
-            superuser=self.job.connection.user or "postgres",
-            tablespace_roots=[Path(f"{place.data}.tablespaces")],
-        )
+        return self.backups.scratch_server(place, way.target, figures.get("settings", {}), archive=archive)
 
     def _database(self, way: Way) -> None:
         data = Path(way.data_dir)
@@ -332,7 +318,7 @@ class Restore:
                             raise EngineRefused(f"the recovery did not stop at {way.target}: {recovered.evidence}")
                         self._refuse_empty(server)
                 finally:
-                    self._keep_log(server.log)
+                    server.keep_log(self.evidence / "restore-server.log")
                 server.settle_auto_conf()
                 (place.data / "recovery.signal").unlink(missing_ok=True)
                 entry["detail"] = f"{recovered.evidence}; timeline {recovered.timeline}"
@@ -429,25 +415,10 @@ class Restore:
             raise EngineRefused(f"{data} is ready; tracker_components does not say how the database is started: start it")
         with self.backups.acting("restore-data", "server", "its data is back", kind="change") as entry:
             Component("database", description).ensure("started")
-            until = time.monotonic() + 120
-            while True:
-                try:
-                    with Session(self.job.connection) as session:
-                        if not session.value("SELECT pg_is_in_recovery()"):
-                            timeline = session.value("SELECT timeline_id FROM pg_control_checkpoint()")
-                            break
-                    told = "it is in recovery"
-                except (PsqlUnreachable, PsqlError) as error:
-                    told = str(error)
-                if time.monotonic() > until:
-                    raise EngineRefused(f"the server is not there 120 s after its start: {told}")
-                time.sleep(0.3)
+            self.backups.wait_for_server("NOT pg_is_in_recovery()", "it is in recovery", "the server is not there 120 s after its start")
+            with Session(self.job.connection) as session:
+                timeline = session.value("SELECT timeline_id FROM pg_control_checkpoint()")
             entry["detail"] = f"timeline {timeline}"
-
-    def _keep_log(self, log: Path) -> None:
-        if log.exists():
-            os.makedirs(self.evidence, mode=0o700, exist_ok=True)
-            shutil.copyfile(log, self.evidence / "restore-server.log")
 
     def backup_again(self) -> None:
         """Take a full set of the restored server: the old ones are of a history that did not happen."""
@@ -469,7 +440,7 @@ class Restore:
                 recovered = server.start_and_recover(self.job.recovery_limit_seconds)
                 if not recovered.reached:
                     raise EngineRefused(f"the recovery did not stop at {way.target}: {recovered.evidence}")
-                self._keep_log(server.log)
+                server.keep_log(self.evidence / "restore-server.log")
                 self._bring_table(server, schema, name)
 
     def _bring_table(self, server: ScratchServer, schema: str, name: str) -> None:
@@ -577,6 +548,11 @@ def _gone_with(there: Session, here: Session, table: str) -> list[dict[str, Any]
         for row in there.rows(query)
         if row["name"] not in known
     ]
+
+
+def _data_dir(sets: Sequence[dict[str, Any]]) -> str:
+    """Return where the last of these sets that says it has the live data directory; empty if none does."""
+    return next((str(each["database"]["data_dir"]) for each in reversed(sets) if each["database"].get("data_dir")), "")
 
 
 def _running(data: Path) -> int:

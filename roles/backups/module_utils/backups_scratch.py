@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ansible.module_utils.backups_engine import segment_name, segment_number
 from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools, end_group
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session, child_identity
 from ansible.module_utils.runbook_result import human_bytes
@@ -324,9 +325,7 @@ class Checked:
 
 def next_segment(name: str, segment_bytes: int) -> str:
     """Return the name of the WAL segment after `name`, on the same timeline."""
-    per_log = 0x100000000 // segment_bytes
-    number = int(name[8:16], 16) * per_log + int(name[16:24], 16) + 1
-    return f"{name[:8]}{number // per_log:08X}{number % per_log:08X}"
+    return segment_name(name[:8], segment_number(name, segment_bytes) + 1, segment_bytes)
 
 
 # --- the server -----------------------------------------------------------------------------------------------------
@@ -685,6 +684,12 @@ class ScratchServer:
             end_group(self._process, 5)
         self._process = None
         self.phases["stop"] = time.monotonic() - began
+
+    def keep_log(self, to: Path) -> None:
+        """Copy the server's log to a file, whose folder is made where it is missing."""
+        if self.log.exists():
+            os.makedirs(to.parent, mode=0o700, exist_ok=True)
+            shutil.copyfile(self.log, to)
 
     def settle_auto_conf(self) -> None:
         """Give a real restore its postgresql.auto.conf back, without settings for a recovery. The server is stopped."""

@@ -11,7 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable
@@ -47,7 +47,6 @@ SELECT pg_is_in_recovery() AS standby,
   current_setting('wal_level') AS wal_level,
   coalesce(current_setting('summarize_wal', true), 'off') AS summarize,
   (SELECT extract(epoch FROM min(modification))::float FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') AS oldest_ready,
-  (SELECT sum(pg_database_size(oid)) FROM pg_database) AS bytes,
   (SELECT coalesce(json_agg(spcname), '[]') FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')) AS spaces,
   extract(epoch FROM clock_timestamp())::float AS now
 """
@@ -104,6 +103,11 @@ class Job:
     @property
     def memory_path(self) -> Path:
         return self.state_dir / "memory" / MEMORY
+
+    @property
+    def receives(self) -> bool:
+        """Whether WAL is fetched by us, not handed over by the server."""
+        return self.engine == "basebackup" and self.wal_method == "receive"
 
     def tools(self) -> Tools:
         """Return how the database's programs are run: as its user."""
@@ -214,7 +218,7 @@ class Surveyor:
             raise EngineRefused(live.message)
         return server
 
-    def _live(self) -> tuple[Live, Server | None, list[str], str]:
+    def _live(self) -> tuple[Live, Server | None, list[tuple[str, str]], str]:
         try:
             with Session(self.job.connection) as session:
                 row = session.rows(LIVE, limit_seconds=60)[0]
@@ -225,11 +229,9 @@ class Surveyor:
                 f"the server refuses to tell about its archiving: {error.message}; the role needs pg_monitor, and"
                 " pg_create_restore_point and pg_switch_wal, or a superuser"
             ) from error
-        archiving = Archiving(
-            row["mode"], row["command"], row["library"], row["oldest_ready"]
-        )
+        archiving = Archiving(row["mode"], row["oldest_ready"])
         state = "standby" if row["standby"] else "primary"
-        live = Live(state, "", row["system"], int(row["version"]) // 10000, archiving, int(row["bytes"]), row["now"])
+        live = Live(state, "", archiving, row["now"])
         server = Server(
             row["system"], int(row["version"]), row["data_dir"] or "", int(row["segment"]), tuple(row["spaces"]),
             row["summarize"] == "on",
@@ -237,10 +239,10 @@ class Surveyor:
         settings, restart = self._archiving_due(row) if state == "primary" else ([], "")
         return live, server, settings, restart
 
-    def _archiving_due(self, row: dict[str, Any]) -> tuple[list[str], str]:
-        """Return the settings that must change, in words, and what stands in the way (empty: nothing)."""
+    def _archiving_due(self, row: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
+        """Return the settings that must change with the reason for each, and what stands in the way (empty: nothing)."""
         job = self.job
-        if job.engine == "basebackup" and job.wal_method == "receive":
+        if job.receives:
             return ([], "") if row["wal_level"] != "minimal" else ([], "wal_level is minimal: set it to replica and restart")
         wanted = self.engine().archive_command()
         command = "" if row["command"] == "(disabled)" else row["command"]
@@ -253,33 +255,33 @@ class Surveyor:
         due = []
         # While archive_mode is off, the server does not show its archive_command.
         if row["mode"] == "off" or command != wanted:
-            due.append("archive_command: WAL has to go into the repository")
+            due.append(("archive_command", "WAL has to go into the repository"))
         if not 0 < int(row["archive_timeout"]) <= job.archive_timeout_seconds:
-            due.append(f"archive_timeout: the newest data must leave the disk within {job.archive_timeout_seconds} s")
+            due.append(("archive_timeout", f"the newest data must leave the disk within {job.archive_timeout_seconds} s"))
         if row["mode"] == "off" or row["wal_level"] == "minimal":
             if not job.restart_allowed:
                 return [], (
                     "archive_mode is off, and needs a restart of the server to be on: run with --set"
                     " backups_restart_allowed=true in a quiet minute, or set archive_mode=on and restart it by hand"
                 )
-            due.append("archive_mode: the server has to be restarted for it")
+            due.append(("archive_mode", "the server has to be restarted for it"))
         if due and not job.manage_archiving:
-            return [], f"the server's archiving is not as it must be ({'; '.join(due)}), and backups_manage_archiving is off"
+            return [], f"the server's archiving is not as it must be ({'; '.join(map(': '.join, due))}), and backups_manage_archiving is off"
         return due, ""
 
     def _missing(self) -> list[str]:
         wanted = ["pgbackrest", "restic"] if self.job.engine == "pgbackrest" else ["restic"]
         return [program for program in wanted if not self.job.own_tools().has(program)]
 
-    def _unprepared(self, repository: Repository, files: Files, server: Server | None) -> list[str]:
+    def _unprepared(self, repository: Repository, files: Files, server: Server | None) -> list[tuple[str, str]]:
         job, due = self.job, []
         wanted = self.config_text(server)
         if job.engine == "pgbackrest" and wanted and _text_of(job.config) != wanted:
-            due.append(f"{job.config}: the configuration of pgbackrest has to be written")
+            due.append((job.config, "the configuration of pgbackrest has to be written"))
         if repository.state == "absent":
-            due.append(f"{job.repository}: the repository of the database has to be made")
+            due.append((job.repository, "the repository of the database has to be made"))
         if files.state == "absent":
-            due.append(f"{job.files_repository}: the repository of files has to be made")
+            due.append((job.files_repository, "the repository of files has to be made"))
         return due
 
     def _files(self, verify: bool | None, write: bool) -> tuple[Files, list[dict[str, Any]], dict[str, str]]:
@@ -384,11 +386,13 @@ class Surveyor:
         notes = self.memory.setdefault("database", {})
         if repository.state != "ready" or not repository.backups:
             return {}, notes.get("verified_at")
+        if verify is False:
+            return notes.get("problems", {}), notes.get("verified_at")
         marks = fingerprints(repository.local_path) if repository.local_path else {}
         labels = sorted(backup.label for backup in repository.backups)
         touched = labels != notes.get("labels") or (bool(marks) and changed(notes.get("marks", {}), marks))
         bad_before = any(notes.get("problems", {}).values())
-        if verify is False or (verify is None and not touched and not bad_before and not self._is_due(notes.get("verified_at"))):
+        if not (verify or touched or bad_before or self._is_due(notes.get("verified_at"))):
             return notes.get("problems", {}), notes.get("verified_at")
         try:
             problems = engine.verify(repository.backups)
@@ -460,7 +464,7 @@ class Surveyor:
 
     def _leftovers(self, engine: Engine) -> list[str]:
         scratch = Path(self.job.scratch_dir)
-        left = engine.leftovers(remove=False) if self.job.engine == "basebackup" else []
+        left = engine.leftovers(remove=False)
         if scratch.is_dir():
             left += [str(entry) for entry in sorted(scratch.iterdir()) if not entry.name.startswith(".")]
         return left
@@ -524,8 +528,3 @@ def _noted(history: list[list[float]], now: float, used: float) -> list[list[flo
 def set_tags(set_id: str, tag: str) -> list[str]:
     """Return the tags of a snapshot that belongs to a set."""
     return [tag, f"set-{set_id}"]
-
-
-def with_nice(job: Job, nice: int) -> Job:
-    """Return the job at another politeness: a restore in an emergency has none."""
-    return replace(job, nice=nice)

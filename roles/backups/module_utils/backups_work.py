@@ -18,22 +18,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-from ansible.module_utils.backups_basebackup import BaseBackup
 from ansible.module_utils.backups_components import capture_files, capture_redis, capture_sqlite
 from ansible.module_utils.backups_engine import FULL, WAL, Engine, EngineRefused, Server
 from ansible.module_utils.backups_figures import FiguresError, ensure_canary, take_figures
 from ansible.module_utils.backups_manifest import FILES_TAG, NAME, TAG, new_set_id, sealed
-from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import Plan, plan
 from ansible.module_utils.backups_restic import after_forget, before_forget, new_marks
-from ansible.module_utils.backups_scratch import MARK, MARK_TEXT, clean_leftovers
+from ansible.module_utils.backups_scratch import MARK, MARK_TEXT, Place, ScratchServer, Target, clean_leftovers
 from ansible.module_utils.backups_survey import Job, Surveyor, set_tags
 from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_components import Component, ComponentError
-from ansible.module_utils.runbook_psql import PsqlError, Session, child_identity, literal
+from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable, Session, child_identity, literal
 from ansible.module_utils.runbook_result import action, finding, human_bytes
+from ansible.module_utils.runbook_state import replace_text
 
 MANAGED = "# Ansible managed"
 
@@ -88,9 +87,8 @@ class Backups:
                 self.surveyor.memory["files"].update(mended_at=self.job.now(), verified_at=None)
                 self.surveyor.remember()
                 self.surveyor.restic.set_aside(picture.files.damaged)
-        for text in picture.settings:
-            subject = text.split(": ")[0]
-            with self.acting("repositories", subject, text.split(": ", 1)[1]):
+        for subject, why in picture.settings:
+            with self.acting("repositories", subject, why):
                 self._ensure(subject, engine)
 
     def _ensure(self, subject: str, engine: Engine) -> None:
@@ -132,14 +130,7 @@ class Backups:
         if path.exists() and MANAGED not in path.read_text(encoding="utf-8", errors="replace"):
             raise EngineRefused(f"{path} is somebody else's: set backups_pgbackrest_config to another name")
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fsync(file.fileno())
-        if identity := child_identity(self.job.os_user):
-            os.chown(part, identity["user"], identity["group"])
-        os.replace(part, path)
+        replace_text(path, text, owner=child_identity(self.job.os_user))
 
     def _configure(self, name: str, value: str, only_from: str | None = None) -> None:
         with Session(self.job.connection) as session:
@@ -162,19 +153,48 @@ class Backups:
                 " database: restart it by hand, then run this again"
             )
         Component("database", description).ensure("restarted")
+        self.wait_for_server("current_setting('archive_mode') <> 'off'", "archive_mode is still off: another file or the command line sets it",
+                             "the restarted server is not as it must be after 120 s")  # fmt: skip
+
+    def wait_for_server(self, condition: str, otherwise: str, failed: str) -> None:
+        """Wait until the live server answers and the SQL `condition` holds, at most 120 s.
+
+        Raise EngineRefused with what `failed` and why: what kept it from answering, or `otherwise`.
+        """
         until = time.monotonic() + 120
         while True:
             try:
                 with Session(self.job.connection) as session:
-                    if session.value("SELECT current_setting('archive_mode')") != "off":
+                    if session.value(f"SELECT {condition}"):
                         return
-            except Exception as error:
+                last = otherwise
+            except (PsqlUnreachable, PsqlError) as error:
                 last = str(error)
-            else:
-                last = "archive_mode is still off: another file or the command line sets it"
             if time.monotonic() > until:
-                raise EngineRefused(f"the restarted server is not as it must be after 120 s: {last}")
+                raise EngineRefused(f"{failed}: {last}")
             time.sleep(0.3)
+
+    def scratch_server(
+        self,
+        place: Place,
+        target: Target,
+        settings: dict[str, Any],
+        archive: str = "off",
+        has_wal: Callable[[str], bool] | None = None,
+    ) -> ScratchServer:
+        """Return the server that recovers what was restored into `place`; arguments are those of ScratchServer."""
+        return ScratchServer(
+            place.data,
+            place.run,
+            self.job.tools(),
+            restore_command=self.surveyor.engine().restore_command(place.data),
+            target=target,
+            archive=archive,
+            settings=settings,
+            superuser=self.job.connection.user or "postgres",
+            has_wal=has_wal,
+            tablespace_roots=[Path(f"{place.data}.tablespaces")],
+        )
 
     def set(self) -> None:
         """Take the set that is due."""
@@ -269,7 +289,7 @@ class Backups:
             "database": {
                 "engine": job.engine,
                 "label": label,
-                "manifest_sha256": engine.manifest_sum(label) if isinstance(engine, PgBackRest) else "",
+                "manifest_sha256": engine.manifest_sum(label),
                 "name": job.connection.database,
                 "data_dir": server.data_dir,
                 "canary": getattr(canary, "at", None),
@@ -299,8 +319,7 @@ class Backups:
             last = str(session.value("SELECT pg_walfile_name(pg_switch_wal() - 1)"))
             wal_file = wal_file or last
             behind = session.value("SELECT pg_current_wal_lsn()::text")
-        if isinstance(engine, BaseBackup) and self.job.wal_method == "receive":
-            engine.receive(behind)
+        engine.receive(behind)
         until = time.monotonic() + self.job.wal_wait_seconds
         while wal_file not in engine.read(server).archive.names:
             self._refuse_lost(engine, server, wal_file)

@@ -51,7 +51,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.database_arguments import ARGUMENTS, maintain
-from ansible.module_utils.runbook_lease import LeaseHeld, renewed
+from ansible.module_utils.runbook_lease import RENEWED_ARGUMENTS, LeaseHeld, renewed
 from ansible.module_utils.runbook_result import report
 from ansible.module_utils.runbook_state import StateError
 
@@ -63,10 +63,7 @@ def main() -> None:
         argument_spec={
             **ARGUMENTS,
             "step": {"type": "str", "required": True, "choices": STEPS},
-            "run_id": {"type": "str", "required": True},
-            "owner": {"type": "str", "required": True},
-            "leases": {"type": "list", "elements": "str", "default": []},
-            "lease_seconds": {"type": "int", "default": 300},
+            **RENEWED_ARGUMENTS,
         },
         supports_check_mode=True,
     )

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -13,25 +12,12 @@ from typing import Any
 
 from ansible.module_utils.database_planner import Limits
 from ansible.module_utils.database_work import Job, Maintenance, Refused, Result
-from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable
+from ansible.module_utils.runbook_psql import CONNECTION_ARGUMENT, PsqlError, PsqlUnreachable, connection_from
 from ansible.module_utils.runbook_result import report
 from ansible.module_utils.runbook_state import StateError
 
 ARGUMENTS: dict[str, Any] = {
-    "connection": {
-        "type": "dict",
-        "required": True,
-        "options": {
-            "database": {"type": "str", "required": True},
-            "host": {"type": "str"},
-            "port": {"type": "int"},
-            "user": {"type": "str"},
-            "password": {"type": "str", "no_log": True},
-            "os_user": {"type": "str"},
-            "bin_dir": {"type": "path"},
-            "psql": {"type": "list", "elements": "str", "default": ["psql"]},
-        },
-    },
+    "connection": CONNECTION_ARGUMENT,
     "limits": {"type": "dict", "default": {}},
     "retention": {"type": "list", "elements": "dict", "default": []},
     "redact": {"type": "list", "elements": "dict", "default": []},
@@ -47,22 +33,6 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-def connection_from(given: dict[str, Any]) -> Connection:
-    """Return the connection that the module argument `connection` describes."""
-    psql = list(given["psql"])
-    if given.get("bin_dir") and len(psql) == 1:
-        psql = [os.path.join(given["bin_dir"], psql[0])]
-    return Connection(
-        given["database"],
-        given.get("host") or None,
-        given.get("port"),
-        given.get("user") or None,
-        given.get("password") or None,
-        given.get("os_user") or None,
-        psql,
-    )
-
-
 def job_from(params: dict[str, Any]) -> Job:
     """Return the job that the module arguments describe. Raise ValueError for an unknown limit."""
     known = {f.name for f in fields(Limits)}
@@ -75,7 +45,7 @@ def job_from(params: dict[str, Any]) -> Job:
     if params["ends_at"] is not None:
         deadline = time.monotonic() + params["ends_at"] - time.time()
     return Job(
-        connection_from(params["connection"]),
+        connection_from(params["connection"], params["connection"].get("bin_dir")),
         limits,
         Path(params["state_dir"]) / "memory",
         retention=params["retention"],

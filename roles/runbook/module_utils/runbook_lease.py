@@ -29,6 +29,13 @@ from ansible.module_utils.runbook_state import (
 )
 
 FIELDS = {"resource", "run_id", "owner", "purpose", "acquired_at", "expires_at"}
+# Arguments of a module that works for long and renews the run's leases while it does.
+RENEWED_ARGUMENTS: dict[str, Any] = {
+    "run_id": {"type": "str", "required": True},
+    "owner": {"type": "str", "required": True},
+    "leases": {"type": "list", "elements": "str", "default": []},
+    "lease_seconds": {"type": "int", "default": 300},
+}
 
 
 class LeaseHeld(Exception):

@@ -76,6 +76,39 @@ class Connection:
         return " ".join(f"{k}={_conninfo_value(v)}" for k, v in parts.items() if v is not None)
 
 
+# The argument of a module that says how to reach a server.
+CONNECTION_ARGUMENT: dict[str, Any] = {
+    "type": "dict",
+    "required": True,
+    "options": {
+        "database": {"type": "str", "required": True},
+        "host": {"type": "str"},
+        "port": {"type": "int"},
+        "user": {"type": "str"},
+        "password": {"type": "str", "no_log": True},
+        "os_user": {"type": "str"},
+        "bin_dir": {"type": "path"},
+        "psql": {"type": "list", "elements": "str", "default": ["psql"]},
+    },
+}
+
+
+def connection_from(given: dict[str, Any], bin_dir: str | None) -> Connection:
+    """Return the connection that CONNECTION_ARGUMENT describes; psql alone is taken from `bin_dir`, if there is one."""
+    psql = list(given["psql"])
+    if bin_dir and len(psql) == 1:
+        psql = [os.path.join(bin_dir, psql[0])]
+    return Connection(
+        given["database"],
+        given.get("host") or None,
+        given.get("port"),
+        given.get("user") or None,
+        given.get("password") or None,
+        given.get("os_user") or None,
+        psql,
+    )
+
+
 def _conninfo_value(value: Any) -> str:
     escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,13 @@ def write_json(path: Path, value: Any) -> None:
     ensure_folder(path.parent)
     text = json.dumps(value, indent=1, sort_keys=True) + "\n"
     try:
-        _replace(path, text)
+        replace_text(path, text)
         spare(path).unlink(missing_ok=True)
     except OSError as error:
         if error.errno in FULL or not path.parent.exists():
             with contextlib.suppress(OSError):
                 ensure_spare(spare(path).parent)
-                _replace(spare(path), text)
+                replace_text(spare(path), text)
                 return
         raise StateError(
             f"state file {path} cannot be written: {error.strerror}; free space or set runbook_state_dir"
@@ -104,10 +105,17 @@ def _read_only(folder: Path) -> bool:
         return True  # it is not there because the disk is full
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, mode: int = 0o600, owner: Mapping[str, int] | None = None) -> None:
+    """Replace `path` by `text`; a crash leaves the old or the new file, never a part. Raise OSError where that fails.
+
+    `owner` has the ids `user` and `group`, as child_identity gives them; none or empty leaves the file ours.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
+            if owner:
+                os.fchown(file.fileno(), owner["user"], owner["group"])
+            os.fchmod(file.fileno(), mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -115,7 +123,12 @@ def _replace(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(name)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on the disk."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
