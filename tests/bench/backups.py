@@ -13,8 +13,8 @@ from typing import Any
 from ansible.module_utils.backups_drill import Drill
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import Limits
-from ansible.module_utils.backups_restic import pack_bytes
 from ansible.module_utils.backups_work import Backups
+from ansible.module_utils.runbook_restic import pack_bytes
 from ansible.module_utils.runbook_result import action
 from support.backups import DATABASE, Lab
 

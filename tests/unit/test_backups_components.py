@@ -30,7 +30,7 @@ from ansible.module_utils.backups_components import (
     prove_redis,
     prove_sqlite,
 )
-from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools
+from ansible.module_utils.runbook_tools import ToolError, ToolMissing, Tools
 from support.postgres import wait_until
 
 TOOLS = Tools()
@@ -299,7 +299,7 @@ class TestRedis:
             "import sys, ansible.module_utils\nfrom pathlib import Path\n"
             f"ansible.module_utils.__path__ += [str(p) for p in Path({str(folder)!r}).glob('roles/*/module_utils')]\n"
             "from ansible.module_utils.backups_components import _scratch_server\n"
-            "from ansible.module_utils.backups_tools import Tools\n"
+            "from ansible.module_utils.runbook_tools import Tools\n"
             f"with _scratch_server(Tools(), Path({str(short / 'staging' / 'redis.rdb')!r}), Path({str(short / 'p')!r})):\n"
             "    print('up', flush=True); sys.stdin.read()\n"
         )

@@ -13,7 +13,7 @@ from ansible.module_utils.backups_manifest import SET_ID, ManifestDamaged, Shelf
 from ansible.module_utils.backups_pgbackrest import read_verification
 from ansible.module_utils.backups_restore import moment
 from ansible.module_utils.backups_survey import _growth, _noted, changed, fingerprints
-from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools, version
+from ansible.module_utils.runbook_tools import ToolError, ToolMissing, Tools, version
 from support.backups import flip
 
 WHOLE = {

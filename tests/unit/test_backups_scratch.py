@@ -35,8 +35,8 @@ from ansible.module_utils.backups_scratch import (
     refuse_place,
     settings_lines,
 )
-from ansible.module_utils.backups_tools import ToolError, Tools
 from ansible.module_utils.runbook_psql import PsqlError, Session
+from ansible.module_utils.runbook_tools import ToolError, Tools
 from support.postgres import Server, unprivileged_user, wait_until
 
 LIMIT = 120
@@ -435,7 +435,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import conftest
 from ansible.module_utils.backups_scratch import Place, ScratchServer, Target
-from ansible.module_utils.backups_tools import Tools
+from ansible.module_utils.runbook_tools import Tools
 import shutil, subprocess
 class Detached(Tools):
     def command(self, argv):  # as on a host without setpriv: the server outlives its run

@@ -11,8 +11,8 @@ import pytest
 from ansible.module_utils.backups_engine import EngineRefused
 from ansible.module_utils.backups_planner import Limits, good_sets
 from ansible.module_utils.backups_survey import Surveyor
-from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_psql import Session
+from ansible.module_utils.runbook_tools import ToolError
 from support.backups import Lab
 
 ENGINES = ["pgbackrest", "basebackup"]

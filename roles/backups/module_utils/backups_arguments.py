@@ -17,12 +17,12 @@ from ansible.module_utils.backups_figures import FiguresError
 from ansible.module_utils.backups_planner import Limits
 from ansible.module_utils.backups_scratch import ScratchError, ScratchRefused
 from ansible.module_utils.backups_survey import Job
-from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_components import ComponentError
 from ansible.module_utils.runbook_lease import LeaseHeld
 from ansible.module_utils.runbook_psql import CONNECTION_ARGUMENT, PsqlError, PsqlUnreachable, connection_from
 from ansible.module_utils.runbook_result import report
 from ansible.module_utils.runbook_state import StateError
+from ansible.module_utils.runbook_tools import ToolError
 
 Value = TypeVar("Value")
 

@@ -34,9 +34,9 @@ from ansible.module_utils.backups_engine import (
     Server,
     wal_gaps,
 )
-from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools, version
 from ansible.module_utils.runbook_psql import Connection, Session, child_identity
 from ansible.module_utils.runbook_state import replace_text, sync_folder
+from ansible.module_utils.runbook_tools import ToolError, ToolMissing, Tools, version
 
 SLOT = "llmct_backups"
 LABEL = re.compile(r"\d{8}T\d{6}Z-[FD]")

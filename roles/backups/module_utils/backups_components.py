@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ansible.module_utils.backups_tools import Done, ToolError, ToolMissing, Tools, end_group, last_words
 from ansible.module_utils.runbook_result import human_bytes
+from ansible.module_utils.runbook_tools import Done, ToolError, ToolMissing, Tools, end_group, last_words
 
 POLL_SECONDS = 0.1
 SAVE_LIMIT_SECONDS = 1800

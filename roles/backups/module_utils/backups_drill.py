@@ -34,11 +34,11 @@ from ansible.module_utils.backups_scratch import (
     Target,
     refuse_place,
 )
-from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.backups_work import Backups
 from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable, Session
 from ansible.module_utils.runbook_result import human_bytes
 from ansible.module_utils.runbook_state import write_json
+from ansible.module_utils.runbook_tools import ToolError
 
 FAILURES = (ToolError, EngineRefused, ScratchError, ScratchRefused, PsqlError, PsqlUnreachable, OSError)
 

@@ -28,7 +28,7 @@ from ansible.module_utils.backups_engine import (
     Server,
     wal_gaps,
 )
-from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools, version
+from ansible.module_utils.runbook_tools import ToolError, ToolMissing, Tools, version
 
 OLDEST = (2, 45)
 ABSENT_CODES = (1, 3)  # missing stanza path, missing stanza data

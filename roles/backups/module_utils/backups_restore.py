@@ -26,12 +26,12 @@ from ansible.module_utils.backups_components import prove_files
 from ansible.module_utils.backups_engine import FULL, Backup, EngineRefused, Repository, by_label
 from ansible.module_utils.backups_planner import Picture, good_backups, good_sets
 from ansible.module_utils.backups_scratch import Place, ScratchServer, Target, clean_leftovers, refuse_place
-from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.backups_work import Backups
 from ansible.module_utils.runbook_components import Component
 from ansible.module_utils.runbook_psql import Session, child_identity, literal
 from ansible.module_utils.runbook_result import action, finding, human_bytes
 from ansible.module_utils.runbook_state import read_json, write_json
+from ansible.module_utils.runbook_tools import ToolError
 
 FOLDER = ".runbooks-restore"
 # What other tables and views have to do with a table, in the order in which it can be made again.

@@ -26,9 +26,9 @@ from types import TracebackType
 from typing import Any
 
 from ansible.module_utils.backups_engine import segment_name, segment_number
-from ansible.module_utils.backups_tools import ToolError, ToolMissing, Tools, end_group
 from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session, child_identity
 from ansible.module_utils.runbook_result import human_bytes
+from ansible.module_utils.runbook_tools import ToolError, ToolMissing, Tools, end_group
 
 MARK = ".runbooks-scratch"
 MARK_TEXT = "made by the backup runbooks: this folder and all below it may be deleted\n"

@@ -21,7 +21,8 @@ from ansible.module_utils.backups_engine import Engine, EngineRefused, Repositor
 from ansible.module_utils.backups_manifest import FILES_TAG, TAG, Shelf
 from ansible.module_utils.backups_pgbackrest import PgBackRest
 from ansible.module_utils.backups_planner import HOUR, Archiving, Files, Limits, Live, Picture, Space
-from ansible.module_utils.backups_restic import (
+from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
+from ansible.module_utils.runbook_restic import (
     Locked,
     Restic,
     Snapshot,
@@ -30,10 +31,9 @@ from ansible.module_utils.backups_restic import (
     subset_for,
     verify_local,
 )
-from ansible.module_utils.backups_restic import Repository as ResticRepository
-from ansible.module_utils.backups_tools import ToolError, Tools, version
-from ansible.module_utils.runbook_psql import Connection, PsqlError, PsqlUnreachable, Session
+from ansible.module_utils.runbook_restic import Repository as ResticRepository
 from ansible.module_utils.runbook_state import read_json, write_json
+from ansible.module_utils.runbook_tools import ToolError, Tools, version
 
 LIVE = """
 SELECT pg_is_in_recovery() AS standby,

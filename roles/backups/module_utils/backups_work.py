@@ -25,14 +25,14 @@ from ansible.module_utils.backups_engine import FULL, WAL, Engine, EngineRefused
 from ansible.module_utils.backups_figures import FiguresError, ensure_canary, take_figures
 from ansible.module_utils.backups_manifest import FILES_TAG, NAME, TAG, new_set_id, sealed
 from ansible.module_utils.backups_planner import Plan, plan
-from ansible.module_utils.backups_restic import after_forget, before_forget, new_marks
 from ansible.module_utils.backups_scratch import MARK, MARK_TEXT, Place, ScratchServer, Target, clean_leftovers
 from ansible.module_utils.backups_survey import Job, Surveyor, set_tags
-from ansible.module_utils.backups_tools import ToolError
 from ansible.module_utils.runbook_components import Component, ComponentError
 from ansible.module_utils.runbook_psql import PsqlError, PsqlUnreachable, Session, child_identity, literal
+from ansible.module_utils.runbook_restic import after_forget, before_forget, new_marks
 from ansible.module_utils.runbook_result import action, finding, human_bytes
 from ansible.module_utils.runbook_state import replace_text
+from ansible.module_utils.runbook_tools import ToolError
 
 MANAGED = "# Ansible managed"
 

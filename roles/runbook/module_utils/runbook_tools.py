@@ -60,7 +60,7 @@ class Tools:
         )
         found = shutil.which(program, path=folders)
         if found is None:
-            raise ToolMissing(f"{program} is not on this host: install it, or set backups_manage_packages")
+            raise ToolMissing(f"{program} is not on this host: install it, or set the role's input ..._manage_packages")
         return found
 
     def has(self, program: str) -> bool:

@@ -18,8 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import backups_restic
-from ansible.module_utils.backups_restic import (
+from ansible.module_utils import runbook_restic
+from ansible.module_utils.runbook_restic import (
     Absent,
     Incomplete,
     Lock,
@@ -40,7 +40,7 @@ from ansible.module_utils.backups_restic import (
     subset_for,
     verify_local,
 )
-from ansible.module_utils.backups_tools import ToolError, Tools
+from ansible.module_utils.runbook_tools import ToolError, Tools
 from support.postgres import unprivileged_user, wait_until
 
 TAGS = ["llm-cost-tracker", "set:20261101T020000Z"]
@@ -236,9 +236,9 @@ class TestBackupAndRestore:
         assert abs(found[0].time.timestamp() - time.time()) < 60
 
     def test_a_time_with_nanoseconds_and_a_zone(self) -> None:
-        found = backups_restic._instant("2026-03-01T01:02:03.123456789+02:00")
+        found = runbook_restic._instant("2026-03-01T01:02:03.123456789+02:00")
         assert found == datetime(2026, 2, 28, 23, 2, 3, 123456, timezone.utc)
-        assert backups_restic._instant("2026-03-01T01:02:03.5Z").microsecond == 500000
+        assert runbook_restic._instant("2026-03-01T01:02:03.5Z").microsecond == 500000
 
     def test_a_comma_in_a_tag_is_refused(self, place: Path) -> None:
         with pytest.raises(ToolError, match="comma"):
@@ -332,8 +332,8 @@ class TestVerify:
         assert problems == []
         assert {name.split("/")[0] for name in marks["files"]} == {"data", "index", "snapshots", "keys"}
         read: list[Path] = []
-        real = backups_restic._differs
-        monkeypatch.setattr(backups_restic, "_differs", lambda path: read.append(path) or real(path))
+        real = runbook_restic._differs
+        monkeypatch.setattr(runbook_restic, "_differs", lambda path: read.append(path) or real(path))
         marks = json.loads(json.dumps(marks))  # they are kept in a file
         assert verify_local(one.repository.location, marks, False) == ([], marks)
         assert read == []

@@ -21,8 +21,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ansible.module_utils.backups_tools import Done, ToolError, Tools, end_group, version
 from ansible.module_utils.runbook_psql import PsqlUnreachable, child_identity
+from ansible.module_utils.runbook_tools import Done, ToolError, Tools, end_group, version
 
 OLDEST = (0, 14)
 SCHEMES = ("sftp:", "rest:", "s3:", "b2:", "swift:", "azure:", "gs:", "rclone:")
