@@ -395,7 +395,7 @@ def excerpt(data: bytes, hit: Hit, hits: Sequence[Hit], most: int = 80) -> str:
     first = bisect.bisect_left([each.value_end for each in hits], begin)
     before, after, text, at = "", "", "", begin
     for each in hits[first:]:
-        if each.value_start >= end:
+        if each.value_start > end:  # a key begins with the end of its first line
             break
         text += _shown(data[at : each.value_start])
         shown = mask(data[each.value_start : each.value_end]) if each.kind.ends_shown else HIDDEN

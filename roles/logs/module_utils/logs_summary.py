@@ -61,8 +61,12 @@ _SEVERITY = re.compile(
     + r"(DEBUG[1-5]?|INFO|LOG|NOTICE|WARN(?:ING)?|ERROR|CRITICAL|FATAL|PANIC|DETAIL|HINT|STATEMENT|CONTEXT|"
     r"QUERY)(?=[\s:\]|)]|$)"
 )
-_NGINX = re.compile(r"\[(error|crit|alert|emerg)\]\s+(?:\d+#\d+:\s+)?(?:\*\d+\s+)?(.*?)(?:, client: .*)?$", re.DOTALL)
-_LOGFMT = re.compile(r"\blevel=[\"']?(error)\b")
+_NGINX = re.compile(
+    r"^[^\[]{0,120}(?<=\d )\[(debug|info|notice|warn|error|crit|alert|emerg)\]\s+(?:\d+#\d+:\s+)?(?:\*\d+\s+)?"
+    r"(.*?)(?:, client: .*)?$",
+    re.DOTALL,
+)
+_LOGFMT = re.compile(r"(?:^|\s)level=[\"']?(\w+)")
 _LOGFMT_TEXT = re.compile(r"\b(?:msg|message|err|error)=(?:\"((?:[^\"\\]|\\.)*)\"|(\S+))")
 _ACCESS = re.compile(r"\"([A-Z]{3,8}) ([^\s?\"]+)\S* HTTP/[\d.]+\\?\" (5\d\d)")
 _BROKEN_LEVEL = re.compile(r"\"(?:level|levelname|severity|lvl)\"\s*:\s*\"(\w+)\"")
@@ -93,7 +97,7 @@ def time_of(text: str) -> float | None:
         month = _MONTHS.index(name) + 1 if name in _MONTHS else 0
     else:
         return None
-    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31 and int(hour) < 24 and 1970 <= int(year)):
+    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31 and int(hour) < 24 and int(year) >= 1970):
         return None
     moment = calendar.timegm((int(year), int(month), int(day), int(hour), int(minute), int(second)))
     offset = int(hours or 0) * 3600 + int(minutes or 0) * 60
@@ -107,18 +111,22 @@ def error_of(line: bytes) -> Error | None:
     text = line[:LINE_BYTES].decode("utf-8", "replace")
     if text[:1] in ("\t", " "):  # it goes on with what the line before says
         return None
-    at = time_of(text[:200])
-    if found := _NGINX.search(text[:200] if "[" not in text[:60] else text):
-        return Error(found[1].upper(), "nginx", found[2], at)
+    level, source, message = _plain(text)
+    known = level in LEVELS or level.startswith("HTTP ")
+    return Error(level, source, message, time_of(text[:200])) if known else None
+
+
+def _plain(text: str) -> tuple[str, str, str]:
+    """Return level, source and message of a line that is not JSON; the first word for a level counts."""
+    if found := _NGINX.search(text):
+        return found[1].upper(), "nginx", found[2]
     if found := _ACCESS.search(text):
-        return Error(f"HTTP {found[3]}", "access", f"{found[1]} {found[2]}", at)
-    if _LOGFMT.search(text):
+        return f"HTTP {found[3]}", "access", f"{found[1]} {found[2]}"
+    if found := _LOGFMT.search(text):
         said = _LOGFMT_TEXT.search(text)
-        return Error("ERROR", "", (said[1] or said[2] or "") if said else text, at)
+        return found[1].upper(), "", (said[1] or said[2] or "") if said else text
     found = _SEVERITY.search(text[:400])
-    if found is None or found[1] not in LEVELS:
-        return None
-    return Error(found[1], "", text[found.end() :].lstrip(" \t:]|)-"), at)
+    return (found[1], "", text[found.end() :].lstrip(" \t:]|)-")) if found else ("", "", "")
 
 
 def _json_error(line: bytes) -> Error | None:
