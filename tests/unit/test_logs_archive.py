@@ -28,6 +28,8 @@ from ansible.module_utils.logs_archive import (
     ArchiveError,
     FolderArchive,
     Kept,
+    LogRestic,
+    ResticArchive,
     archive_and_remove,
     cannot,
     expire,
@@ -35,8 +37,7 @@ from ansible.module_utils.logs_archive import (
     place_faults,
     remove,
 )
-from ansible.module_utils.logs_archive_restic import LogRestic, ResticArchive
-from ansible.module_utils.logs_packing import ContentError, opened, redacted_blocks, unpacked
+from ansible.module_utils.logs_packing import opened, redacted_blocks, unpacked
 from ansible.module_utils.runbook_restic import Repository
 from ansible.module_utils.runbook_tools import ToolError, Tools
 
@@ -560,7 +561,7 @@ def test_an_unpacked_stream_is_whole_or_an_error(tmp_path: Path) -> None:
                 with unpacked(file, suffix) as stream:
                     assert b"".join(iter(lambda stream=stream: stream.read(7777), b"")) == LINES * 50
     path = log(tmp_path, "b.zst", PACKERS[".zst"][0](os.urandom(1 << 20))[:-9])
-    with opened(str(path)) as file, pytest.raises(ContentError, match="damaged"), unpacked(file, ".zst") as stream:
+    with opened(str(path)) as file, pytest.raises(ArchiveError, match="damaged"), unpacked(file, ".zst") as stream:
         while stream.read(1 << 16):
             pass
 

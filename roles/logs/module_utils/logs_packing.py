@@ -28,8 +28,8 @@ BEGIN_KEY, END_KEY = b"-----BEGIN", b"-----END"
 LONGEST_KEY = 64 << 10
 
 
-class ContentError(Exception):
-    """A file is not what can be read, unpacked or redacted; the text says why."""
+class ArchiveError(Exception):
+    """A log cannot be read or archived, or an archive cannot be used; the text says which, why and what to do."""
 
 
 def digest(file: IO[bytes]) -> str:
@@ -73,16 +73,16 @@ def forget_cached(handle: int) -> None:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[IO[bytes]]:
-    """Open a regular file for reading, never through a link. Raise ContentError where it is none."""
+    """Open a regular file for reading, never through a link. Raise ArchiveError where it is none."""
     try:
         # Without O_NONBLOCK the opening of a pipe would wait for somebody who writes.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         words = "it is a link" if error.errno == errno.ELOOP else error.strerror
-        raise ContentError(f"{path} cannot be read: {words}") from error
+        raise ArchiveError(f"{path} cannot be read: {words}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ContentError(f"{path} is no regular file")
+        raise ArchiveError(f"{path} is no regular file")
     # Unbuffered: its descriptor is given to programs, which go on where it stands.
     with os.fdopen(handle, "rb", buffering=0) as file:
         yield file
@@ -95,7 +95,7 @@ def suffix_of(name: str) -> str:
 
 @contextlib.contextmanager
 def unpacked(file: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
-    """Give the content of an open file that is compressed as its suffix says. Raise ContentError where it is damaged."""
+    """Give the content of an open file that is compressed as its suffix says. Raise ArchiveError where it is damaged."""
     file.seek(0)
     try:
         if suffix == ".zst":
@@ -107,10 +107,10 @@ def unpacked(file: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
             }  # fmt: skip
             yield openers[suffix](file)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ContentError(f"it is damaged and cannot be unpacked: {error}") from error
+        raise ArchiveError(f"it is damaged and cannot be unpacked: {error}") from error
     except OSError as error:
         if error.errno is None:  # the words of bz2 about damaged data
-            raise ContentError(f"it is damaged and cannot be unpacked: {error}") from error
+            raise ArchiveError(f"it is damaged and cannot be unpacked: {error}") from error
         raise
 
 
@@ -125,7 +125,7 @@ def _zstd_reading(file: IO[bytes]) -> Iterator[IO[bytes]]:
         rest = process.stdout.read()  # nothing, unless the reader had enough
         words = process.stderr.read().decode("utf-8", "replace").strip()
         if process.wait() and not rest:
-            raise ContentError(f"it is damaged and cannot be unpacked: {words}")
+            raise ArchiveError(f"it is damaged and cannot be unpacked: {words}")
     finally:
         end_group(process)
 
@@ -169,11 +169,11 @@ def _zstd(*words: str) -> list[str]:
     try:
         return Tools().command(["zstd", "-q", *words])
     except ToolError as error:
-        raise ContentError("zstd is not on this host: install it (apt-get install zstd)") from error
+        raise ArchiveError("zstd is not on this host: install it (apt-get install zstd)") from error
 
 
 def redacted_blocks(stream: IO[bytes], redact: Redact) -> Iterator[tuple[bytes, int]]:
-    """Yield redacted blocks, each with how many values were masked. Raise ContentError where a line would be lost.
+    """Yield redacted blocks, each with how many values were masked. Raise ArchiveError where a line would be lost.
 
     A block ends at the end of a line, and not inside a private key.
     """
@@ -185,7 +185,7 @@ def redacted_blocks(stream: IO[bytes], redact: Redact) -> Iterator[tuple[bytes, 
         if cut:
             clean, count = redact(whole[:cut])
             if clean.count(b"\n") != whole.count(b"\n", 0, cut):
-                raise ContentError("redaction would change the number of lines; it was left as it is")
+                raise ArchiveError("redaction would change the number of lines; it was left as it is")
             yield clean, count
         rest = whole[cut:]
         if not data:
