@@ -23,6 +23,7 @@ from ansible.module_utils.logs_patterns import (
     HIDDEN,
     LONGEST_BYTES,
     PERSONAL,
+    TITLES,
     Hit,
     excerpt,
     find_in,
@@ -368,7 +369,11 @@ def _told(tail: dict[str, Any], entry: dict[str, Any], limits: Limits) -> list[F
             merged[kind] = Found(
                 kind, count, before.line if before else one["line"], before.excerpt if before else one["excerpt"]
             )
-    return [one for kind, one in merged.items() if limits.personal_data or kind != "mail-address"]
+    return [
+        merged[kind]
+        for kind, known in TITLES.items()
+        if kind in merged and (limits.personal_data or known.group != PERSONAL)
+    ]
 
 
 def _after_hole(handle: int, at: int, size: int) -> int:
