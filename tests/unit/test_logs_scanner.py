@@ -653,6 +653,23 @@ def test_a_file_rotated_during_the_run_is_left_to_the_next(log: Path) -> None:
     assert first.scanned_bytes + second.scanned_bytes < len(PLAIN_LINE) * 120
 
 
+@pytest.mark.parametrize("left", [0, 700, 1300])
+def test_a_file_truncated_during_the_run_ends_there(log: Path, left: int) -> None:
+    log.write_bytes(PLAIN_LINE * 100 + SECRET_LINE)
+    turns = []
+
+    def cpu() -> float:
+        turns.append(1)
+        if len(turns) == 4:
+            os.truncate(log, left)
+        return 0.0
+
+    first = scan([str(log)], {}, Limits(**{**SMALL, "long_line_bytes": 5000}), cpu, NOW)
+    log.write_bytes(SECRET_LINE)
+    assert kinds(scanned([log], first.memory)) == {"openai-key": (1, 1)}
+    assert first.scanned_bytes < 5000
+
+
 def test_memory_of_another_version_is_begun_anew(log: Path) -> None:
     log.write_bytes(SECRET_LINE)
     assert scanned([log], {"version": 0, "files": {"x": 1}}).scanned_bytes == len(SECRET_LINE)

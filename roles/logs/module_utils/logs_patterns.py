@@ -428,16 +428,17 @@ def redact(data: bytes) -> tuple[bytes, int]:
     return b"".join(parts), count
 
 
-def pieces(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where the data is cut: at the ends of lines, and not inside of what goes over several."""
+def pieces(data: bytes, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield where the data up to `end` is cut: at the ends of lines, and not inside of what goes over several."""
+    end = len(data) if end is None else end
     start = 0
-    while start < len(data):
+    while start < end:
         stop = start
         wanted = PIECE_BYTES
-        while stop < len(data):
-            stop = data.find(b"\n", start + wanted) + 1 or len(data)
-            while data[stop : stop + 1] == b"\t":
-                stop = data.find(b"\n", stop) + 1 or len(data)
+        while stop < end:
+            stop = data.find(b"\n", start + wanted, end) + 1 or end
+            while stop < end and data[stop : stop + 1] == b"\t":
+                stop = data.find(b"\n", stop, end) + 1 or end
             if not open_key(data[max(start, stop - LONGEST_BYTES) : stop]):
                 break
             wanted = stop - start

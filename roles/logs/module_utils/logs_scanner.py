@@ -259,22 +259,19 @@ class _Reader:
         self.unread = size > self.entry["offset"] and size != self.entry.get("size")
 
     def _read(self, handle: int, most_bytes: int, over: Callable[[], bool]) -> int:
-        carry, read = b"", 0
-        at = self.entry["offset"]
+        read, want = 0, self.limits.block_bytes
         while self.unread and read < most_bytes and not (read and over()):
-            if not carry:
-                at = self.entry["offset"] = _after_hole(handle, at, self._size)
-            block = os.pread(handle, min(self.limits.block_bytes, self._size - at), at)
-            read += len(block)
-            at += len(block)
-            data = carry + block
-            carry = data[self._use(data) :]
-            if not carry.strip(b"\0"):
-                carry = b""  # nothing to keep, and a hole can be stepped over
-            self.entry["offset"] = at - len(carry)
-            if at >= self._size or not block:
+            at = self.entry["offset"] = _after_hole(handle, self.entry["offset"], self._size)
+            asked = min(want, self._size - at)
+            data = os.pread(handle, asked, at)
+            used = self._use(data)
+            self.entry["offset"] += used
+            read += used
+            # Without the end of a line or enough of it nothing was used.
+            want = self.limits.block_bytes if used else want * 2
+            if at + len(data) >= self._size or len(data) < asked:  # truncated meanwhile
                 self.unread = False
-                self._end_of_file(carry)
+                read += self._end_of_file(data[used:])
         if self.entry.get("head_bytes", 0) < HEAD_BYTES:
             head = os.pread(handle, min(HEAD_BYTES, self.entry["offset"]), 0)
             self.entry.update(head=_sum(head), head_bytes=len(head))
@@ -283,13 +280,13 @@ class _Reader:
     def _use(self, data: bytes) -> int:
         """Look at the whole lines in the data, or at a part of one too long to wait for; return how much was used."""
         cut = whole_lines(data)
-        if not cut and len(data) > self.limits.long_line_bytes:
-            cut = self._part(data)
-            self._look(data, self.entry["found"])
-        elif cut:
-            self._look(data[:cut], self.entry["found"])
         if cut:
+            self.entry["lines"] += self._look(data, cut, self.entry["found"])
+        elif len(data) > self.limits.long_line_bytes:
+            cut = self._part(data)
+            self._look(data, len(data), self.entry["found"])
             self.entry["lines"] += data.count(b"\n", 0, cut)
+        if cut:
             self.entry["inside"] = data[cut - 1 : cut] != b"\n"
         return cut
 
@@ -299,12 +296,17 @@ class _Reader:
         words = range(last, max(0, last - self.limits.overlap_bytes), -1)
         return next((place for place in words if data[place - 1] in _BETWEEN), last)
 
-    def _look(self, data: bytes, found: dict[str, Any], *, tail: bool = False) -> None:
-        """Enter what is found. What is seen twice, where parts of a line overlap, is in one line and counts once."""
-        view = data.replace(b"\0", b"") if b"\0" in data else data
+    def _look(self, data: bytes, end: int, found: dict[str, Any], *, tail: bool = False) -> int:
+        """Enter what is found up to `end`, and return how many lines end there.
+
+        What is seen twice, where parts of a line overlap, is in one line and counts once.
+        """
+        if b"\0" in data:
+            data = data[:end].replace(b"\0", b"")
+            end = len(data)
         line = first = self.entry["lines"] + 1
-        for start, stop in pieces(view):
-            piece = view[start:stop] if stop - start < len(view) else view
+        for start, stop in pieces(data, end):
+            piece = data[start:stop]
             folded = fold(piece)
             inside = self.entry["inside"] and line == first
             if self.watcher is not None and not tail:
@@ -313,6 +315,7 @@ class _Reader:
             if hits:
                 self._enter(piece, hits, line, first if inside else 0, found)
             line += folded.count(b"\n")
+        return line - first
 
     def _show(self, piece: bytes, folded: bytes, inside: bool) -> None:
         assert self.watcher is not None  # noqa: S101  for the type checker
@@ -337,12 +340,13 @@ class _Reader:
                 seen["count"] += 1
                 seen["last"] = line
 
-    def _end_of_file(self, rest: bytes) -> None:
-        """Look at a last line that is not finished; it is read again when it is."""
+    def _end_of_file(self, rest: bytes) -> int:
+        """Look at a last line that is not finished, and return its length; it is read again when it is finished."""
         self.entry["size"] = self._size
         self.entry["tail"] = {}
         if rest:
-            self._look(rest, self.entry["tail"], tail=True)
+            self._look(rest, len(rest), self.entry["tail"], tail=True)
+        return len(rest)
 
     def end(self, now: float) -> None:
         """Set down the result."""
