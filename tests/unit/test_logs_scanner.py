@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import logs_scanner
+from ansible.module_utils import logs_patterns, logs_scanner
 from ansible.module_utils.logs_patterns import (
     KINDS,
     PIECE_BYTES,
@@ -108,7 +108,8 @@ HARMLESS = [
     '"token": "' + str(uuid.UUID(int=2**127 + 99)) + '"', "token=" + HEX32, "password=***", 'password="********"',
     "password=[redacted]", '{"password": "[redacted]"}', "postgresql://tracker:***@db/x", "api_key=sk-a***U7",
     "postgresql://tracker:[redacted]@db/x", "password: required", "Password: incorrect.", 'password authentication failed for user "x"',
-    '{"password": null}', '{"password": 12345}', "password=None", "PASSWORD=$PGPASSWORD", "password={{ vault_x }}", "password=<hidden>",
+    '{"password": null}', '{"password": 12345}', '{"password": 1e5}', '{"password": NaN}', '{"api_key": 1234567890123e5}',
+    "password=None", "PASSWORD=$PGPASSWORD", "password={{ vault_x }}", "password=<hidden>",
     '{"api_key": "missing"}', "api_key=%s", "Authorization: Bearer ***", "the api_key: see the manual", "api_key_id=" + MIXED[:20],
     "task-management-and-more-of-the-same-1", "sk-spinner-and-other-names-of-css", "disk-usage-of-0123456789-abcdef-01234567",
     "git clone git@github.com:x/y", "http://localhost:8000/path?x=a@b", "postgresql@15-main.service: started", "icon@2x.png",
@@ -247,6 +248,30 @@ def test_lines_and_json_stay_whatever_is_redacted(parts: list[bytes], between: b
         except (ValueError, RecursionError):
             continue
         json.loads(new)
+
+
+@pytest.mark.parametrize(
+    ("line", "broken", "whole"),
+    [
+        (f'{{"a": ["key sk-{MIXED}", 1], "b": null}}', "{", {"a": ["key [redacted]", 1], "b": None}),
+        (f'{{"password": "{WORD}", "n": 1.5}}', "[redacted]", {"password": "[redacted]", "n": 1.5}),
+        ('{"a": {"password": "a b"}}', '{"a"', {"a": {"password": "[redacted]"}}),
+        (f'[{{"{MAIL}": true}}]', "[", [{"[redacted]": True}]),
+    ],
+)
+def test_json_that_a_mask_would_break_is_made_anew(line: str, broken: str, whole: Any) -> None:
+    done = logs_patterns._still_json(f"x\n{line}\n".encode(), f"x\n{broken}\n".encode())
+    assert json.loads(done.splitlines()[1]) == whole and done.startswith(b"x\n") and done.endswith(b"\n")
+    assert logs_patterns._still_json(b"{no json\n", b"{other\n") == b"{other\n"
+
+
+def test_a_statement_is_not_cut_from_the_lines_that_it_goes_on_with() -> None:
+    statement = f"LOG:  statement: {INSERT}(1,\n\t'{PROMPT}',\n\t'and more')\n".encode()
+    for short in range(10):
+        data = b"x" * 9 + b"\n" + b"y" * (PIECE_BYTES - 80 - short * 20) + b"\n" + statement + b"z\n" * 999
+        copy, count = redact(data)
+        assert count == 1 and b"doctor" not in copy and b"and more" not in copy
+        assert copy.count(b"\n") == data.count(b"\n")
 
 
 def test_data_larger_than_a_piece_is_cut_between_lines_and_not_in_a_key() -> None:

@@ -76,7 +76,7 @@ _PLACEHOLDER = re.compile(
 )
 _UUID = re.compile(rb"(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ID = re.compile(rb"(?i)(?:[0-9a-f]{2,}-?)+")
-_NUMBER = re.compile(rb"[0-9._:-]+")
+_NUMBER = re.compile(rb"(?i)[0-9._:+-]+(?:e[+-]?\d+)?|[+-]?(?:nan|infinity)")
 
 
 def entropy_bits(value: bytes) -> float:
@@ -518,13 +518,12 @@ def _masked_json(value: object) -> object:
 
 
 def _masked_pair(name: str, value: object) -> object:
-    if (
-        isinstance(value, str)
-        and find(json.dumps({name: value}).encode())
-        and not find(value.encode("utf-8", "replace"))
-    ):
-        return REDACTED.decode()
-    return _masked_json(value)
+    """Return what stands for a value whose name may be what makes it a secret, whatever its type."""
+    masked = _masked_json(value)
+    if masked == value and not isinstance(value, (dict, list)):
+        with_value, without = (len(find(json.dumps({name: one}).encode())) for one in (value, None))
+        return REDACTED.decode() if with_value > without else value
+    return masked
 
 
 def _masked_text(text: str) -> str:
