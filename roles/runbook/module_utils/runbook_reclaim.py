@@ -75,7 +75,7 @@ def _remove_file(path: str) -> int:
 
 def _empty(folder: str, device: int) -> int:
     freed = 0
-    for path, found in _entries(folder, device):
+    for path, found in cached_files(folder, device):
         try:
             os.unlink(path)
             freed += found.st_blocks * 512
@@ -84,7 +84,8 @@ def _empty(folder: str, device: int) -> int:
     return freed
 
 
-def _entries(folder: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
+def cached_files(folder: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what may be removed of a cache: regular files with one name on its own file system, behind no link."""
     for place, folders, files in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if os.lstat(os.path.join(place, name)).st_dev == device]
         for name in files:
