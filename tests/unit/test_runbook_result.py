@@ -151,3 +151,13 @@ def test_one_look_is_both_before_and_after() -> None:
 )
 def test_bytes_for_a_person(number: int, text: str) -> None:
     assert human_bytes(number) == text
+
+
+def test_facts_that_only_one_step_has_are_kept() -> None:
+    plan = {"services": [{"name": "app", "bytes": 9}], "read_at": 1}
+    assert before_and_after([plan, {"errors": [{"count": 3}]}, {"services": [{"name": "app", "bytes": 4}], "read_at": 2}]) == {
+        "services": [{"name": "app", "bytes_before": 9, "bytes_after": 4}],
+        "read_at": 2,
+        "errors": [{"count": 3}],
+    }
+    assert before_and_after([plan, {"errors": []}])["services"] == [{"name": "app", "bytes_before": 9, "bytes_after": 9}]

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from runbook.backup_pictures import marks, phases
 from runbook.docs import template
 from runbook.errors import ExitCode
+from runbook.log_pictures import curves, errors, kept, rungs
 from runbook.moments import people
 from runbook.record import SEVERITIES, Record, StepRun, Store
 from runbook.redact import shared
@@ -136,6 +137,10 @@ def report(record: Record, store: Store, html: bool) -> str:
         chart_rows=_CHART_ROWS,
         sets={host: marks(facts) for host, facts in sorted(record.facts.items())},
         drills={host: (facts.get("drill"), phases(facts)) for host, facts in sorted(record.facts.items())},
+        logs={
+            host: {"curves": curves(facts), "rungs": rungs(facts), "kept": kept(facts), "errors": errors(facts)}
+            for host, facts in sorted(record.facts.items())
+        },
         timeline=_timeline(record),
         errors=_errors(record, store),
         beside=sorted(people(record), key=lambda one: one.at),

@@ -98,12 +98,13 @@ RETURN = r"""
 plan: {description: Actions that are due, in their order, type: list, elements: dict, returned: always}
 missing: {description: Programs that have to be installed, type: list, elements: str, returned: always}
 files: {description: Files to be scanned, type: list, elements: dict, returned: always}
+policies: {description: Policies as M(logs_reclaim) takes them, type: list, elements: dict, returned: always}
 facts: {description: Retention, space and forecasts, type: dict, returned: always}
 runbook: {description: Findings, and in check mode the plan as actions, type: dict, returned: always}
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.logs_arguments import ARGUMENTS, carried_out, given_from, thresholds_from
+from ansible.module_utils.logs_arguments import ARGUMENTS, carried_out, given_from, policy_rows, thresholds_from
 from ansible.module_utils.logs_planner import facts_of, plan
 from ansible.module_utils.logs_survey import Surveyor, files_to_scan
 from ansible.module_utils.logs_work import hourly_timer_due
@@ -129,6 +130,7 @@ def main() -> None:
             "plan": planned.actions,
             "missing": picture.missing if given.manage_packages else [],
             "files": files_to_scan(picture),
+            "policies": policy_rows(given.policies, given.server),
             "facts": facts_of(picture),
             "runbook": report(planned.findings, shown, complete=True),
         }

@@ -107,7 +107,7 @@ def main() -> None:
     except Exception as error:
         # Ansible would show the text of the error, with what is in the log.
         module.fail_json(msg=where(error), runbook=report(message=where(error)))
-    module.exit_json(changed=False, facts=seen.facts, runbook=report(seen.findings, [], complete=True))
+    module.exit_json(changed=False, facts=seen.facts, runbook=report(seen.findings))
 
 
 if __name__ == "__main__":

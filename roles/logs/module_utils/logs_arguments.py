@@ -102,9 +102,8 @@ def server_from(params: Mapping[str, Any]) -> tuple[Server, Connection | None]:
         return Server(os_user=""), None
     connection = connection_from(given, given.get("bin_dir"))
     psql = os.path.join(given["bin_dir"], "psql") if given.get("bin_dir") else "psql"
-    return Server(
-        given.get("host") or "", given.get("port"), given.get("user") or "postgres", given.get("os_user") or "", psql
-    ), connection
+    os_user = given.get("os_user") or "" if os.geteuid() == 0 else ""
+    return Server(given.get("host") or "", given.get("port"), given.get("user") or "postgres", os_user, psql), connection
 
 
 def thresholds_from(given: Mapping[str, Any]) -> Thresholds:
@@ -155,11 +154,12 @@ def _setting(value: Any) -> str:
 
 
 def policy_rows(policies: tuple[Policy, ...], server: Server) -> list[dict[str, Any]]:
-    """Return the policies as the reclaim takes them."""
+    """Return the policies as the reclaim takes them; it leaves alone what applications rotate by themselves."""
     return [
         {"name": p.name, "paths": list(p.paths), "keep_days": p.keep_days, "max_days": p.max_days, "archive": p.archive,
          "reopen": p.reopen_argv(server)}
         for p in policies
+        if p.by_logrotate
     ]  # fmt: skip
 
 

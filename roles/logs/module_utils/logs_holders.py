@@ -67,7 +67,8 @@ def look(wanted: Callable[[str], bool] | None = None, proc: Path = Path("/proc")
         try:
             numbers = sorted(int(name) for name in os.listdir(proc / str(pid) / "fd"))
         except PermissionError:
-            seen.complete = False
+            # One that has ended and waits for its parent shows nothing, and holds nothing.
+            seen.complete = seen.complete and _has_ended(proc, pid)
             continue
         except OSError:
             continue
@@ -81,6 +82,14 @@ def look(wanted: Callable[[str], bool] | None = None, proc: Path = Path("/proc")
             else:
                 seen.holders += [found] if found else []
     return seen
+
+
+def _has_ended(proc: Path, pid: int) -> bool:
+    try:
+        state = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return not (proc / str(pid)).exists()
+    return state.rpartition(")")[2].split()[:1] in (["Z"], ["X"])
 
 
 def _one(proc: Path, pid: int, number: int, wanted: Callable[[str], bool] | None) -> Holder | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -422,22 +422,32 @@ def _space_of(each: FileSystem, thresholds: Thresholds) -> list[dict[str, Any]]:
     return told
 
 
-def facts_of(picture: Picture, after: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a report shows: retention, space and forecasts of services and file systems."""
-    services = []
-    for service in picture.services:
-        told = retention(service, picture)
-        if service.forecast:
-            told["bytes_per_day"] = round(service.forecast.slope_bytes_per_day)
-        services.append(told)
+def facts_of(picture: Picture) -> dict[str, Any]:
+    """Return what a report shows: retention of services, space of file systems, and how both have grown."""
     systems = [
-        {"name": each.mount, "size": each.size, "free_percent": round(each.free_percent, 1), "deleted_open": each.deleted_open,
-         "kind": each.forecast.kind if each.forecast else "unknown",
-         "days_left": round(each.forecast.days_left, 1) if each.forecast and each.forecast.days_left is not None else None}
+        {"name": each.mount, "size": each.size, "used": each.used, "free_percent": round(each.free_percent, 1), "deleted_open": each.deleted_open}
         for each in picture.filesystems
-    ]  # fmt: skip
-    points = {
-        "filesystems": {e.mount: [[round(t), round(v)] for t, v in e.samples] for e in picture.filesystems},
-        "services": {s.policy.name: [[round(t), round(v)] for t, v in s.history] for s in picture.services if s.history},
+    ]
+    curves = [
+        *(_curve("file system", e.mount, e.samples, e.forecast, e.used + e.free) for e in picture.filesystems),
+        *(_curve("service", s.policy.name, s.history, s.forecast, 0) for s in picture.services),
+    ]
+    return {
+        "services": [retention(service, picture) for service in picture.services],
+        "filesystems": systems,
+        "curves": [curve for curve in curves if curve["points"]],
+        "read_at": picture.now,
+        **({"held": picture.held} if picture.held else {}),
     }
-    return {"services": services, "filesystems": systems, "points": points, "read_at": picture.now, "held": picture.held}
+
+
+def _curve(kind: str, subject: str, points: Iterable[tuple[float, float]], told: Any, capacity: int) -> dict[str, Any]:
+    return {
+        "of": kind,
+        "subject": subject,
+        "points": [[round(moment), round(value)] for moment, value in points],
+        "capacity": capacity,
+        "trend": told.kind if told else "unknown",
+        "bytes_per_day": round(told.slope_bytes_per_day) if told else 0,
+        "days_left": round(told.days_left, 1) if told and told.days_left is not None else None,
+    }

@@ -106,7 +106,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Server:
-    """How logrotate's script asks PostgreSQL for another log file. Without a password: peer, trust or a password file."""
+    """How logrotate's script asks PostgreSQL for another log file. Without a password: peer, trust or a password file.
+
+    `os_user` is who root becomes for that; empty where whoever rotates asks as itself.
+    """
 
     host: str = ""
     port: int | None = None
@@ -313,10 +316,7 @@ def reopen_script(policy: Policy, server: Server) -> list[str]:
         ask += ["-c", "SELECT pg_rotate_logfile()"]
         line = " ".join(shlex.quote(word) for word in ask)
         if server.os_user:
-            # Root rotates, and the server knows the user by its name. Who rotates as that user needs no change.
-            inner = shlex.quote(line)
-            user = shlex.quote(server.os_user)
-            line = f'if [ "$(id -un)" = {user} ]; then {line}; else runuser -u {user} -- sh -c {inner}; fi'
+            line = f"runuser -u {shlex.quote(server.os_user)} -- {line}"
         return [f"{line} >/dev/null"]
     return policy.command.splitlines() if policy.reopen == "command" else []
 

@@ -417,8 +417,9 @@ class Surveyor:
             fields = {**each.__dict__, "deleted_open": sum(deleted.values()), "forecast": told, "samples": tuple(kept)}
             result.append(FileSystem(**fields))
         for service in picture.services:
-            files = [(f.mtime, f.size if not f.compressed else f.disk) for f in [*service.rotated, *service.live]]
-            service.history = history(files, self.now)
+            files = [(f.mtime, f.size) for f in [*service.rotated, *service.live]]
+            archived = [(k.mtime, k.bytes) for k in picture.archived if k.policy == service.policy.name]
+            service.history = history([*archived, *files], self.now)
             # How fast a service writes; whether that fills a disk is the file system's matter.
             service.forecast = forecast(service.history, 0) if service.history else None
         return result

@@ -121,25 +121,23 @@ def settle(pictures: Iterable[list[dict[str, Any]]], told: Iterable[dict[str, An
 
 
 def before_and_after(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the facts of the first and the last look as one.
+    """Return the facts of all looks as one, the last word on each counting.
 
-    In a list of objects with a name, each number N becomes N_before and N_after; all else is as the last look saw it.
+    In a list of objects with a name, each value V becomes V_before and V_after, by the first and the last look at that list.
     """
-    if not facts:
-        return {}
-    first, last = facts[0], facts[-1]
     merged: dict[str, Any] = {}
-    for key, value in last.items():
-        merged[key] = value
-        if isinstance(value, list) and all(isinstance(v, dict) and "name" in v for v in value):
-            earlier = {v["name"]: v for v in first.get(key, [])}
-            names = [*earlier, *(v["name"] for v in value if v["name"] not in earlier)]
-            later = {v["name"]: v for v in value}
-            merged[key] = [
-                {"name": n, **_numbers(earlier.get(n, {}), "before"), **_numbers(later.get(n, {}), "after")}
-                for n in names
-            ]
+    for key in dict.fromkeys(key for look in facts for key in look):
+        first, *_, last = [look[key] for look in facts if key in look] * 2
+        merged[key] = _compared(first, last) if isinstance(last, list) and all(isinstance(v, dict) and "name" in v for v in last) else last
     return merged
+
+
+def _compared(first: list[dict[str, Any]], last: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    earlier, later = ({item["name"]: item for item in look} for look in (first, last))
+    return [
+        {"name": n, **_numbers(earlier.get(n, {}), "before"), **_numbers(later.get(n, {}), "after")}
+        for n in [*earlier, *(n for n in later if n not in earlier)]
+    ]
 
 
 def _numbers(item: dict[str, Any], suffix: str) -> dict[str, Any]:
