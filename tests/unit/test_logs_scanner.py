@@ -509,6 +509,18 @@ def test_lines_of_megabytes_are_read_in_parts(log: Path) -> None:
     assert result.unscanned_bytes == 0
 
 
+def test_the_end_of_a_cut_value_is_not_shown_with_the_next_hit(log: Path) -> None:
+    """A prompt has no bound, so a part of a long line may begin in the middle of one."""
+    for place in range(0, 600, 23):
+        log.unlink(missing_ok=True)
+        log.write_text(
+            f"{'word ' * 60}{'x' * place} {INSERT}(1, '{PROMPT * 9} {MAIL} {PROMPT * 9}')\n{PLAIN_LINE.decode()}"
+        )
+        result = scanned([log], **SMALL)
+        assert kinds(result)["prompt-statement"] == (1, 1)
+        shown_nowhere("biopsy", result.files, result.memory), shown_nowhere(MAIL, result.files, result.memory)
+
+
 @given(
     lines=st.lists(
         st.one_of(

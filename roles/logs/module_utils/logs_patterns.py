@@ -80,9 +80,8 @@ _NUMBER = re.compile(rb"(?i)[0-9._:+-]+(?:e[+-]?\d+)?|[+-]?(?:nan|infinity)")
 
 
 def entropy_bits(value: bytes) -> float:
-    """Return the entropy of a value in bits for each byte: words have about 3, keys more than that."""
-    if not value:
-        return 0.0
+    """Return the entropy of a value's beginning in bits for each byte: words have about 3, keys more than that."""
+    value = value[:64]
     return -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values())
 
 
@@ -95,10 +94,10 @@ def random_looking(value: bytes) -> bool:
     """Return whether it looks like a key: letters and digits without a pattern. An identifier in hex does too."""
     return (
         len(value) >= 12
-        and real(value)
-        and not _NUMBER.fullmatch(value)
         and bool(re.search(rb"[0-9]", value) and re.search(rb"[A-Za-z]", value))
         and entropy_bits(value) >= 2.8
+        and not _NUMBER.fullmatch(value)
+        and real(value)
     )
 
 
@@ -350,23 +349,33 @@ def find_in(data: bytes, kinds: Sequence[Kind]) -> list[Hit]:
 
 def _of_kind(kind: Kind, data: bytes, lower: bytes) -> Iterator[Hit]:
     for needle in kind.needles:
-        place = -1
         where = data if needle.lower() != needle else lower
-        while (place := where.find(needle, place + 1)) >= 0:
-            start = place
-            if kind.before is not None:
-                before = kind.before.search(data, max(0, place - 120), place)
-                if before is None:
-                    continue
-                start = before.start()
-            match = kind.pattern.match(data, place)
-            if match is None:
-                continue
-            begin, end = _value_span(match, start)
-            if kind.until is not None:
-                end = kind.until(data, begin)
-            if end > begin and (kind.fits is None or kind.fits(data[begin:end])):
-                yield Hit(kind, start, max(match.end(), end), begin, end)
+        place = where.find(needle)
+        while place >= 0:
+            hit = _at(kind, data, place)
+            if hit is not None and (kind.fits is None or kind.fits(data[hit.value_start : hit.value_end])):
+                yield hit
+            elif hit is not None and kind.until is None:
+                hit = None
+            # What was judged whole is not looked at again, or a long line would take for ever.
+            place = where.find(needle, max(place + 1, hit.value_end if hit else 0))
+
+
+def _at(kind: Kind, data: bytes, place: int) -> Hit | None:
+    """Return what begins with the needle at a place, not yet judged by its shape."""
+    start = place
+    if kind.before is not None:
+        before = kind.before.search(data, max(0, place - 120), place)
+        if before is None:
+            return None
+        start = before.start()
+    match = kind.pattern.match(data, place)
+    if match is None:
+        return None
+    begin, end = _value_span(match, start)
+    if kind.until is not None:
+        end = kind.until(data, begin)
+    return Hit(kind, start, max(match.end(), end), begin, end) if end > begin else None
 
 
 def _value_span(match: re.Match[bytes], start: int) -> tuple[int, int]:

@@ -281,7 +281,7 @@ class Summary:
             if stop < 0 and more and len(data) - start < TRACEBACK_BYTES:
                 self._pending[path] = data[start:]
                 return
-            done = max(end, stop)
+            done = max(end, stop) if stop >= 0 else len(data)  # all that is left goes on with it
             found = Error("ERROR", "", last or "Traceback", None) if trace else error_of(data[start:end])
             if found is not None:
                 message = f"{found.message}: {last}" if last and not trace else found.message
