@@ -117,6 +117,9 @@ HARMLESS = [
     "-----BEGIN CERTIFICATE-----\n" + "\n".join(PEM_LINES), "expected -----BEGIN PRIVATE KEY----- at the start",
     "UPDATE llm_usage_logs SET prompt_text = NULL WHERE timestamp < now()", "SELECT prompt_text FROM llm_usage_logs",
     "DETAIL:  parameters: $1 = '2026-03-01 10:00:00+00', $2 = 'gpt-4o-mini', $3 = '17', $4 = '{\"a\": 1, \"b c\": 2}'",
+    "2026-03-01 status installed passwd:amd64 1:4.13+dfsg1-1", "/etc/passwd: 17 lines", "    connect(user=user, password=self.password)",
+    "password=password, host=host)", "password=settings.DB_PASSWORD", "password=os.environ['PGPASSWORD']", "password=db_password)",
+    "password=getpass()", "password=config['redis']", "token=self.token_provider_1A2b3C4d5E()",
     "AKIAA", "eyJub3QiOiJhIn0", "xoxo love and kisses", "hooks.slack.com is down", "PWD=/opt/app", "secret_rotation_days=90",
 ]  # fmt: skip
 

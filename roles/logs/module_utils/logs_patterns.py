@@ -76,6 +76,9 @@ _PLACEHOLDER = re.compile(
 )
 _UUID = re.compile(rb"(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ID = re.compile(rb"(?i)(?:[0-9a-f]{2,}-?)+")
+_ATTRIBUTE = re.compile(
+    rb"(?:self|cls|args|kwargs|os|settings|config|cfg|conf|env|request|options|params|credentials?)\.[A-Za-z_]"
+)
 _NUMBER = re.compile(rb"(?i)[0-9._:+-]+(?:e[+-]?\d+)?|[+-]?(?:nan|infinity)")
 
 
@@ -97,6 +100,7 @@ def random_looking(value: bytes) -> bool:
         and bool(re.search(rb"[0-9]", value) and re.search(rb"[A-Za-z]", value))
         and entropy_bits(value) >= 2.8
         and not _NUMBER.fullmatch(value)
+        and not _ATTRIBUTE.match(value)
         and real(value)
     )
 
@@ -106,9 +110,13 @@ def key_not_id(value: bytes) -> bool:
     return random_looking(value) and not _UUID.search(value) and not _ID.fullmatch(value) and entropy_bits(value) >= 3
 
 
+# What a traceback shows of the code: a name, an attribute, a call.
+_CODE = re.compile(rb"[/(\[]|[\w.]+[(\[]|(?:[A-Za-z]\w*_)?passw(?:or)?d(?:_\w*)?[,)]?\Z")
+
+
 def password(value: bytes) -> bool:
-    """Return whether it can be a password. A path, a call and a plain number are none."""
-    return real(value) and not re.match(rb"[/(\[]|\w+\(", value)
+    """Return whether it can be a password. A path, code and a plain number are none."""
+    return real(value) and not _CODE.match(value) and not _ATTRIBUTE.match(value)
 
 
 def plain_password(value: bytes) -> bool:
@@ -243,7 +251,9 @@ KINDS: tuple[Kind, ...] = (
     _kind("password", "password", _NAMES_OF_IT, _WORD + rb"(?:" + _IS + rb"|\s{1,4}(?='))" + _IN_QUOTES,
           fits=password, ends_shown=False),
     _kind("password", "password", _NAMES_OF_IT, _WORD + rb"[\"'\\]{0,4}=" + _BARE, fits=plain_password, ends_shown=False),
-    _kind("password", "password", _NAMES_OF_IT, _WORD + rb"[\"'\\]{0,4} ?: ?" + _BARE, fits=prose_password, ends_shown=False),
+    # Packages are named passwd:amd64, files /etc/passwd:7.
+    _kind("password", "password", "password passphrase", rb"(?i)(?:password|passphrase)[\"'\\]{0,4} ?: ?" + _BARE,
+          fits=prose_password, ends_shown=False),
     _kind("prompt-statement", "prompt in a statement", "llm_usage_logs",
           rb"(?i)llm_usage_logs[\"\\]{0,2}(?:[^;\n]|\n\t){1,2000}?(?:prompt_text|response_text)(?:[^;\n]|\n\t){0,2000}?"
           rb"(?:\bvalues?\b|=\s{0,2}E?(?='))(?P<value>)",
