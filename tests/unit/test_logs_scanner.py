@@ -412,6 +412,28 @@ def test_a_file_is_followed_when_it_is_rotated(log: Path) -> None:
     assert both.scanned_bytes == 0 and len(both.files) == 2
 
 
+def test_what_was_found_stays_found_when_its_file_is_compressed(log: Path) -> None:
+    log.write_bytes(PLAIN_LINE + SECRET_LINE)
+    log.with_name("clean.log").write_bytes(PLAIN_LINE)
+    result = scanned([log, log.with_name("clean.log")])
+    for path in (log, log.with_name("clean.log")):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    compressed, name = [], "app.log.gz"
+    for _run in range(2):
+        result = scanned([], result.memory)
+        compressed.append(
+            [(Path(f.path).name, [(x.kind, x.line) for x in f.found], f.scanned_bytes) for f in result.files]
+        )
+    assert compressed == [[(name, [("openai-key", 2)], 0)]] * 2
+    log.with_name(name).rename(log.with_name("app.log.2.gz"))
+    result = scanned([], result.memory)
+    assert [(Path(f.path).name, kinds(result)) for f in result.files] == [("app.log.2.gz", {"openai-key": (1, 2)})]
+    log.with_name("app.log.2.gz").unlink()
+    result = scanned([], result.memory)
+    assert (result.files, result.memory["files"]) == ([], {})
+
+
 @pytest.mark.parametrize("again", [b"", PLAIN_LINE, b"other " + PLAIN_LINE * 30], ids=["empty", "shorter", "longer"])
 def test_a_truncated_file_is_read_from_its_start(log: Path, again: bytes) -> None:
     log.write_bytes(PLAIN_LINE * 3 + SECRET_LINE * 3)

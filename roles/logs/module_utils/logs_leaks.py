@@ -123,7 +123,7 @@ def _about_errors(errors: Sequence[dict[str, Any]], error_rate: float) -> list[d
         finding(
             "new-errors", "An error that was never seen before comes often", subject=f"{one['paths'][0]}: {one['fingerprint']}",
             observed=f"{one['count']} times, {one['per_hour']:g} an hour: {one['level']} {one['sample']}",
-            expected=f"{error_rate:g} an hour", remedy="Look at what changed since it was first seen: runbook run common-issues",
+            expected=f"{error_rate:g} an hour", remedy="Look at what changed when it was first seen",
         )
         for one in loud
     ]  # fmt: skip

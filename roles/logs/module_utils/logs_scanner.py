@@ -120,6 +120,8 @@ def scan(
     known = dict(memory.get("files", {})) if memory.get("version") == VERSION else {}
     readers, refused = _readers(files, known, limits, watcher)
     kept = {key: known[key] for file in refused if (key := _key_of(file.path)) in known}
+    kept.update(_compressed(known, {*kept, *(reader.key for reader in readers)}))
+    others = [FileScan(entry["path"], _told(entry, limits)) for entry in kept.values() if entry.get("compressed")]
     # Who comes first changes from run to run, so that a small budget reaches every file in the end.
     first = next((i for i, reader in enumerate(readers) if reader.key == memory.get("next")), 0)
     turns = readers[first:] + readers[:first]
@@ -137,7 +139,7 @@ def scan(
         reader.end(now)
     waiting = [reader for reader in turns if reader.unread]
     return Scan(
-        [*(reader.result for reader in readers), *refused],
+        [*(reader.result for reader in readers), *refused, *others],
         {
             "version": VERSION,
             "next": waiting[0].key if waiting else "",
@@ -164,10 +166,31 @@ def _readers(
         except _Unreadable as error:
             refused.append(FileScan(path, problem=str(error)))
             # What was found in it is still there.
-            refused[-1].found = _told({}, known.get(_key_of(path), {}), limits)
+            refused[-1].found = _told(known.get(_key_of(path), {}), limits)
         else:
             readers.setdefault(key, _Reader(path, key, known.get(key, {}), limits, watcher))
     return list(readers.values()), refused
+
+
+def _compressed(known: dict[str, Any], seen: set[str]) -> dict[str, Any]:
+    """Return what is remembered of files that are there only compressed: what was found in them still is."""
+    kept = {}
+    for path in _renamed(known, []):
+        key = _key_of(path)
+        # An inode that is another file's now has another size, or was that of a file before it was compressed.
+        if known[key].get("compressed") == _size_of(path):
+            kept[key] = {**known[key], "path": path}
+    for key in set(known) - seen - set(kept):
+        entry = known[key]
+        for path in (f"{entry.get('path')}{suffix}" for suffix in SUFFIXES):
+            if (size := _size_of(path)) and (entry.get("found") or entry.get("tail")):
+                names = ("found", "tail")
+                kept[_key_of(path)] = {
+                    "path": path,
+                    "compressed": size,
+                    **{name: entry.get(name, {}) for name in names},
+                }
+    return kept
 
 
 def _renamed(known: dict[str, Any], files: Sequence[str]) -> list[str]:
@@ -193,6 +216,14 @@ def _key_of(path: str) -> str:
         return _key(os.lstat(path))
     except OSError:
         return ""
+
+
+def _size_of(path: str) -> int:
+    """Return the size of a file, or 0 where there is none."""
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
 
 
 @contextlib.contextmanager
@@ -360,13 +391,13 @@ class _Reader:
         # An unfinished last line was looked at, though it is read once more.
         done = self.entry.get("size") == size and not self.unread
         self.result.unscanned_bytes = 0 if done or not self._checked else size - self.entry["offset"]
-        self.result.found = _told(self.entry.get("tail", {}), self.entry, self.limits)
+        self.result.found = _told(self.entry, self.limits)
         self.entry["seen_at"] = now
 
 
-def _told(tail: dict[str, Any], entry: dict[str, Any], limits: Limits) -> list[Found]:
+def _told(entry: dict[str, Any], limits: Limits) -> list[Found]:
     merged: dict[str, Found] = {}
-    for found in (entry.get("found", {}), tail):
+    for found in (entry.get("found", {}), entry.get("tail", {})):
         for kind, one in found.items():
             before = merged.get(kind)
             count = one["count"] + (before.count if before else 0)
