@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import logs_reclaim
+from ansible.module_utils import logs_compress, logs_reclaim
 from ansible.module_utils.logs_archive import FolderArchive
 from ansible.module_utils.logs_reclaim import (
     Ladder,
@@ -361,6 +361,31 @@ def test_what_a_writer_adds_while_its_log_is_copied_stays(
     assert Path(stray.through).read_bytes().endswith(b"in between\n")
     copy = Path(actions[-1]["detail"].rsplit(" ", 1)[-1])
     assert copy.read_text().endswith("1\nin between\n")
+
+
+def test_the_only_copy_that_waits_elsewhere_is_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody takes the space before the compressed copy is back."""
+    data, real = world.plain.read_bytes(), logs_compress._let_go
+
+    def taken(path: str, *rest: Any) -> None:
+        real(path, *rest)
+        monkeypatch.setattr(logs_compress, "_dress", full_disk)
+
+    def full_disk(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logs_compress, "_let_go", taken)
+    wanted = replace(world.given, target_percent=11 / 64 * 100, ballast_file=None, caches=())
+    findings, actions = ladder(wanted).run()
+    told = [one for one in findings if one["id"] == "reclaim-pending"]
+    assert told and told[0]["severity"] == "critical" and not world.plain.exists()
+    assert actions[0]["result"] == "skipped" and not list(world.logs.glob("app.log.1*"))
+    monkeypatch.undo()
+    ladder(replace(wanted, run_id="next", target_percent=20)).run()
+    (packed,) = world.logs.glob("app.log.1.*")
+    assert subprocess.run(["gzip", "-dc", str(packed)], capture_output=True, check=True).stdout == data
 
 
 # --- deleted files ------------------------------------------------------------------------------------------------

@@ -84,10 +84,19 @@ def compress(path: str, elsewhere: Path | None, room: Callable[[], int], tools: 
             if unpacked_digest(target) != sha256:
                 raise Stays(f"{target} is there already, with other content")
             _let_go(path, source, before)
-        elif room() > estimate_packed(path) + MARGIN_BYTES and _beside(source, target, sha256, before):
+            return target
+        if room() > estimate_packed(path) + MARGIN_BYTES and _beside(source, target, sha256, before):
             _let_go(path, source, before, target)
-        else:
-            _by_way_of(source, path, target, sha256, before, elsewhere, room)
+            return target
+        copy = _put_elsewhere(source, path, target, sha256, before, elsewhere)
+        try:
+            _let_go(path, source, before)
+        except BaseException:
+            _forget(copy)
+            raise
+    # Only now: as long as the source is open here, its space is not free.
+    _bring_back(copy, json.loads(_note(copy).read_text(encoding="utf-8")))
+    _forget(copy)
     return target
 
 
@@ -121,41 +130,28 @@ def _beside(source: IO[bytes], target: str, sha256: str, before: os.stat_result)
     return True
 
 
-def _by_way_of(
-    source: IO[bytes],
-    path: str,
-    target: str,
-    sha256: str,
-    before: os.stat_result,
-    elsewhere: Path | None,
-    room: Callable[[], int],
-) -> None:
+def _put_elsewhere(
+    source: IO[bytes], path: str, target: str, sha256: str, before: os.stat_result, elsewhere: Path | None
+) -> Path:
+    """Make the copy on another disk, verified, with a note by which a later run brings it back."""
     if elsewhere is None:
         raise Stays(f"there is no room beside {path}, nor another disk: name a folder there in logs_evidence_dirs")
     elsewhere.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = elsewhere / f"{sha256[:32]}{suffix_of(target)}"
     _pack(source, str(copy), target)
-    size = copy.stat().st_size
+    wrong = ""
     if unpacked_digest(str(copy)) != sha256:
-        raise Stays(f"the compressed copy of {path} in {elsewhere} differs from it: look at the disk")
-    if size + 4096 >= before.st_blocks * 512:
+        wrong = f"the compressed copy of {path} in {elsewhere} differs from it: look at the disk"
+    elif copy.stat().st_size + 4096 >= before.st_blocks * 512:
+        wrong = f"{path} would not become smaller"
+    if wrong:
         copy.unlink()
-        raise Stays(f"{path} would not become smaller")
+        raise Stays(wrong)
     with opened(str(copy)) as file:
         note = {"source": path, "target": target, "sha256": digest(file), "source_sha256": sha256, "uid": before.st_uid,
                 "gid": before.st_gid, "mode": stat.S_IMODE(before.st_mode), "mtime": before.st_mtime}  # fmt: skip
-    # From here on a killed run is finished by the next one.
     replace_text(_note(copy), json.dumps(note))
-    try:
-        if room() <= size + MARGIN_BYTES:
-            _let_go(path, source, before)
-            _bring_back(copy, note)
-        else:
-            _bring_back(copy, note)
-            _let_go(path, source, before, target)
-    finally:
-        if os.path.lexists(path) or os.path.lexists(target):
-            _forget(copy)
+    return copy
 
 
 def finish_pending(elsewhere: Path) -> list[str]:

@@ -460,6 +460,10 @@ class Ladder:
         """Finish what a killed run left: parts beside logs, and copies that wait on another disk."""
         for folder in {os.path.dirname(file.path) for _, file in self._rotated()}:
             remove_unfinished(folder)
+        self._bring_back()
+
+    def _bring_back(self) -> None:
+        """Bring back the copies that wait on another disk, and tell of those for which there is no room yet."""
         for place in self._pending_places():
             for problem in finish_pending(place):
                 self.findings.append(finding("reclaim-pending", "The only copy of a log waits on another disk", subject=str(place),
@@ -682,6 +686,7 @@ class Ladder:
                                          remedy=f"Look at them in the evidence, then: --confirm {token}"))  # fmt: skip
 
     def _close(self) -> None:
+        self._bring_back()
         space = self.space()
         if not self.reached(space):
             self._tell_a_person(space)
