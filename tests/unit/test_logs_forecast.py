@@ -74,6 +74,7 @@ SHAPES = [
     ("growth and one big file", sampled(step_and_growth), "growing", 2, 10),
     ("growth and one cleanup", sampled(cleaned_once), "growing", 2, 32.5),
     ("a big file each night", sampled(staircase, days=12), "growing", 3, 8),
+    ("a big file in each of a few nights", sampled(staircase, days=6), "growing", 3, 14),
     ("shrinking", sampled(shrinking), "shrinking", -1, None),
     ("with a gap", [s for s in sampled(linear) if not 3 < (s[0] - START) / DAY < 7], "growing", 2, 20),
 ]  # fmt: skip

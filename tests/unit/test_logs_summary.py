@@ -249,6 +249,8 @@ def test_clocks_that_jump_spoil_neither_rate_nor_times() -> None:
         assert told[0]["last_seen"] <= NOW
     future, _memory = summed(("x", tracker("ERROR", "x", timestamp="2031-01-01T00:00:00+00:00")))
     assert future[0]["first_seen"] == future[0]["last_seen"] == NOW
+    ahead, _memory = summed(("x", tracker("ERROR", "x", timestamp="2026-09-21T14:15:00+00:00")))
+    assert ahead[0]["last_seen"] == NOW, "a clock that is not quite ours"
 
 
 def test_no_more_is_kept_than_the_bound() -> None:
