@@ -101,6 +101,14 @@ def test_noise_moves_the_end_by_a_tenth_at_most(shape: Shape, seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(8))
+def test_what_grew_in_a_gap_between_samples_counts(seed: int) -> None:
+    noise = repeatable(seed)
+    samples = [s for s in sampled(linear) if not 0.5 < (s[0] - START) / DAY < 9.5]
+    told = forecast([(at, used + noise.gauss(0, 0.3 * GB)) for at, used in samples], CAPACITY)
+    assert told.kind == "growing" and told.days_left == pytest.approx(20, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_noise_alone_is_no_growth_and_no_saw_tooth(seed: int) -> None:
     noise = repeatable(seed)
     told = forecast(sampled(lambda _day: 50 * GB + noise.gauss(0, 2 * GB)), CAPACITY)
