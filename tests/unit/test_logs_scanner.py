@@ -331,6 +331,21 @@ def test_a_long_text_of_needles_is_looked_through(text: str) -> None:
     assert copy.count(b"\n") == 0
 
 
+@pytest.mark.parametrize("value", ["'a long text of words'", "'1'"], ids=["a hit", "none"])
+def test_what_was_judged_whole_is_not_judged_again(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement goes to the end of its line; judged anew at each needle in it, a line of a megabyte takes for ever."""
+    judged = []
+    really = logs_patterns._at
+
+    def counted(kind: Any, data: bytes, place: int) -> Any:
+        judged.append(kind.id)
+        return really(kind, data, place)
+
+    monkeypatch.setattr(logs_patterns, "_at", counted)
+    find(f"parameters: $1 = {value}, ".encode() * 500)
+    assert judged == ["prompt-parameters"]
+
+
 # --- scans --------------------------------------------------------------------------------------------------------
 
 

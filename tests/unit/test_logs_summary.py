@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils import logs_summary
 from ansible.module_utils.logs_patterns import fold
 from ansible.module_utils.logs_scanner import Limits, scan
 from ansible.module_utils.logs_summary import (
@@ -213,6 +214,19 @@ def test_a_traceback_over_the_end_of_a_block_is_one_error() -> None:
 def test_a_traceback_that_never_ends_is_told_too() -> None:
     told, _memory = summed(("x", TRACE[: TRACE.index("psycopg")]))
     assert [one["sample"] for one in told] == ["Traceback"]
+
+
+def test_lines_that_a_traceback_goes_on_with_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    really = logs_summary._traceback
+
+    def counted(data: bytes, at: int) -> tuple[str, int]:
+        begun.append(at)
+        return really(data, at)
+
+    monkeypatch.setattr(logs_summary, "_traceback", counted)
+    summed(("x", "Traceback (most recent call last):\n  x\n" * 3000))
+    assert begun == [0]
 
 
 def spread(moments: list[float], message: str = "failed") -> str:
