@@ -97,10 +97,9 @@ class World:
                 target.symlink_to(ROOT / "roles" / role / part)
         find = f"find {self.full} {self.folder}/evidence {self.folder}/archive"
         look = {"name": "files after the check", "ansible.builtin.command": {"cmd": find}}
-            "name": "files after the check",
-            "ansible.builtin.command": {"cmd": f"find {self.full} {self.folder}/evidence {self.folder}/archive"},
-        }
-        tasks: list[dict[str, Any]] = [{"block": [task], "rescue": [{"ansible.builtin.meta": "noop"}]} for task in self.tasks()]
+        tasks: list[dict[str, Any]] = [
+            {"block": [task], "rescue": [{"ansible.builtin.meta": "noop"}]} for task in self.tasks()
+        ]
         tasks.insert(1, look)
         play = {
             "hosts": "localhost",
