@@ -228,6 +228,21 @@ def test_the_quick_look_never_misses_a_needle(
     assert kind in likely(whole, fold(whole))
 
 
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("task-7 is done, 512 tokens", {"anthropic-key", "openai-key"}),
+        ("by user@host", {"url-password", "mail-address"}),
+        ("costs 7 $", {"prompt-parameters"}),
+        ('"token": 7', {"token", "pagerduty-token"}),
+        ("nothing of the kind", set()),
+    ],
+)
+def test_a_word_asks_for_no_more_kinds_than_have_it(text: str, ids: set[str]) -> None:
+    """Words like these may be in every line, and each kind that is tried costs time."""
+    assert {kind.id for kind in likely(text.encode(), fold(text.encode()))} == ids
+
+
 @given(
     st.lists(
         st.one_of(
@@ -447,6 +462,19 @@ def test_what_was_found_stays_found_when_its_file_is_compressed(log: Path) -> No
     log.with_name("app.log.2.gz").unlink()
     result = scanned([], result.memory)
     assert (result.files, result.memory["files"]) == ([], {})
+
+
+def test_an_inode_that_a_compressed_file_had_is_another_file(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write_bytes(SECRET_LINE)
+    memory = scanned([log]).memory
+    log.with_name("app.log.gz").write_bytes(gzip.compress(SECRET_LINE))
+    log.unlink()
+    memory = scanned([], memory).memory
+    assert [entry["path"] for entry in memory["files"].values()] == [str(log) + ".gz"]
+    log.with_name("app.log.gz").rename(log)
+    log.write_bytes(PLAIN_LINE * 3)
+    result = scanned([log], memory)
+    assert kinds(result) == {} and result.scanned_bytes == len(PLAIN_LINE) * 3
 
 
 @pytest.mark.parametrize("again", [b"", PLAIN_LINE, b"other " + PLAIN_LINE * 30], ids=["empty", "shorter", "longer"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import json
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ LONGEST_BYTES = 16 * 1024
 PIECE_BYTES = 192 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """One kind of what must not be in a log.
 
@@ -281,48 +282,63 @@ def fold(data: bytes) -> bytes:
     return data.translate(_FOLD, _DROPPED)
 
 
-def _pass(letter: bytes, needles: Iterable[bytes]) -> Callable[[bytes], object]:
-    """Return a search for all needles that have the letter. The pattern begins with it, which the engine is fast at."""
-    ways: dict[bytes, list[bytes]] = {}
-    for needle in sorted(needles):
-        head, _letter, tail = needle.partition(letter)
-        ways.setdefault(tail, []).append(head)
-    parts = []
-    for tail, heads in ways.items():
-        # What comes after the letter is asked first, and what is before it only where that is right.
-        behind = [b"(?<=" + re.escape(head + letter + tail) + b")" for head in heads if head]
-        parts.append(re.escape(tail) + (b"(?:" + b"|".join(behind) + b")" if len(behind) == len(heads) else b""))
-    return re.compile(re.escape(letter) + b"(?:" + b"|".join(parts) + b")").search
+class _Filter:
+    """Says which kinds folded data may hold. It is never wrong in leaving one out."""
+
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        wanted = {kind: {fold(sign) for sign in kind.signs or kind.needles} for kind in kinds}
+        every = {sign for signs in wanted.values() for sign in signs}
+        # Where the shorter of two is not, the longer one is not either.
+        rest = {sign for sign in every if not any(other in sign for other in every - {sign})}
+        self.owners = {sign: {kind for kind in kinds if any(sign in one for one in wanted[kind])} for sign in rest}
+        self.passes: list[tuple[re.Pattern[bytes], dict[bytes, set[Kind]]]] = []
+        for letter in _PASSES:
+            mine = {sign for sign in rest if letter in sign}
+            rest -= mine
+            self.passes.append(self._pass(letter, mine))
+        self.plain = sorted(rest)
+
+    def _pass(self, letter: bytes, signs: Iterable[bytes]) -> tuple[re.Pattern[bytes], dict[bytes, set[Kind]]]:
+        """Return a pattern for all signs that have the letter, and the kinds by what it matches.
+
+        It begins with the letter, which the engine is fast at.
+        """
+        heads: dict[bytes, list[bytes]] = {}
+        owners: dict[bytes, set[Kind]] = {}
+        for sign in sorted(signs):
+            head, _letter, tail = sign.partition(letter)
+            heads.setdefault(tail, []).append(head)
+            owners.setdefault(letter + tail, set()).update(self.owners[sign])
+        parts = []
+        for tail, before in heads.items():
+            # What comes after the letter is asked first, and what is before it only where that is right.
+            behind = [b"(?<=" + re.escape(head + letter + tail) + b")" for head in before if head]
+            asked = b"(?:" + b"|".join(behind) + b")" if len(behind) == len(before) else b""
+            parts.append(re.escape(tail) + asked)
+        return re.compile(re.escape(letter) + b"(?:" + b"|".join(parts) + b")"), owners
+
+    def kinds(self, folded: bytes) -> set[Kind]:
+        found: set[Kind] = set()
+        for pattern, owners in self.passes:
+            for match in set(map(_MATCHED, pattern.finditer(folded))):
+                found |= owners[match]
+        for sign in self.plain:
+            if sign in folded:
+                found |= self.owners[sign]
+        return found
 
 
-def _filter(kinds: Iterable[Kind]) -> Callable[[bytes], bool]:
-    """Return a function that says whether folded data may hold one of the kinds; it is never wrong in saying no."""
-    signs = {fold(sign) for kind in kinds for sign in kind.signs or kind.needles}
-    signs = {sign for sign in signs if not any(other in sign for other in signs - {sign})}
-    passes = []
-    for letter in _PASSES:
-        mine = {sign for sign in signs if letter in sign}
-        signs -= mine
-        passes.append(_pass(letter, mine))
-    plain = tuple(sorted(signs))
-
-    def may_hold(folded: bytes) -> bool:
-        return any(search(folded) for search in passes) or any(sign in folded for sign in plain)
-
-    return may_hold
-
-
-# What needs a rare byte is asked for by that byte; where it is frequent, it asks for no more than these kinds.
+_MATCHED = operator.methodcaller("group")
+# What needs a rare byte is asked for by that byte.
 _BYTES = {kind.required for kind in KINDS if kind.required}
-_others_in = _filter(kind for kind in KINDS if not kind.required)
+_others = _Filter([kind for kind in KINDS if not kind.required])
 
 
 def likely(data: bytes, folded: bytes) -> list[Kind]:
     """Return the kinds that the data may hold; usually none. `folded` is what fold() makes of it."""
     there = {byte for byte in _BYTES if byte in data}
-    if _others_in(folded):
-        there.add(b"")
-    return [kind for kind in KINDS if kind.required in there] if there else []
+    others = _others.kinds(folded)
+    return [kind for kind in KINDS if kind.required in there or kind in others] if there or others else []
 
 
 # --- hits --------------------------------------------------------------------------------------------------------

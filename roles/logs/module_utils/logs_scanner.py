@@ -168,7 +168,9 @@ def _readers(
             # What was found in it is still there.
             refused[-1].found = _told(known.get(_key_of(path), {}), limits)
         else:
-            readers.setdefault(key, _Reader(path, key, known.get(key, {}), limits, watcher))
+            entry = known.get(key, {})
+            # The inode of a compressed file may be that of a log now.
+            readers.setdefault(key, _Reader(path, key, {} if entry.get("compressed") else entry, limits, watcher))
     return list(readers.values()), refused
 
 
