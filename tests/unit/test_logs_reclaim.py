@@ -333,7 +333,7 @@ def test_a_compressed_log_has_the_same_lines(world: World) -> None:
 
 
 def test_no_line_of_a_deleted_log_is_lost(world: World, writers: list[Writer]) -> None:
-    _, actions = ladder(replace(world.given, target_percent=23 / 64 * 100, copy_deleted=True)).run()
+    _, actions = ladder(replace(world.given, target_percent=23 / 64 * 100)).run()
     steps = {one["step"]: one for one in actions}
     for number, step in enumerate(("reopen", "deleted-files")):
         copy = Path(steps[step]["detail"].rsplit(" ", 1)[-1])
@@ -356,7 +356,7 @@ def test_what_a_writer_adds_while_its_log_is_copied_stays(
         real(*args)
 
     monkeypatch.setattr(logs_reclaim, "_punch", late)
-    _, actions = ladder(replace(world.given, target_percent=23 / 64 * 100, copy_deleted=True)).run()
+    _, actions = ladder(replace(world.given, target_percent=23 / 64 * 100)).run()
     (stray,) = [one for one in logs_reclaim.look().holders if one.path.endswith("stray.log")]
     assert Path(stray.through).read_bytes().endswith(b"in between\n")
     copy = Path(actions[-1]["detail"].rsplit(" ", 1)[-1])
@@ -464,6 +464,14 @@ def test_a_file_system_that_makes_no_holes_gets_the_file_emptied(
     assert measure(str(full)).free_percent > 20
 
 
+def test_what_no_policy_keeps_may_be_emptied_without_a_copy(tmp_path: Path, full: Path, writers: list[Writer]) -> None:
+    held(tmp_path, full, writers, "stray.log")
+    made = ladder(given(tmp_path, full, confirm=(f"{HOST}/deleted-files",), copy_deleted=False))
+    _, (emptied,) = made.run()
+    assert "not copied" in emptied["detail"] and made.bundle and not list(made.bundle.glob("deleted-[0-9]*"))
+    assert measure(str(full)).free_percent > 20
+
+
 # --- evidence -----------------------------------------------------------------------------------------------------
 
 
@@ -537,7 +545,7 @@ def test_inodes_are_a_target_of_their_own(tmp_path: Path) -> None:
         left = measure(str(few))
         assert 20 <= left.inodes_free_percent < 22 and "reclaim-short" not in ids(findings)
         (told,) = [one for one in findings if one["id"] == "inodes-exhausted"]
-        assert f"{few}/cache/many" in told["observed"]
+        assert f"{few}/cache/many" in told["observed"] and told["state"] == "fixed"
 
 
 def test_reserved_blocks_are_told_apart(tmp_path: Path, ext4: Path) -> None:
@@ -652,13 +660,19 @@ def test_a_cache_is_emptied_only_as_far_as_is_needed(tmp_path: Path, full: Path)
 @pytest.mark.parametrize(
     ("policy", "days"),
     [
-        ({}, None), ({"keep_days": 30}, None), ({"max_days": 90}, 90), ({"keep_days": 30, "max_days": 90}, 90),
-        ({"keep_days": 100, "max_days": 90}, 100), ({"keep_days": 30, "archive": True}, 30), ({"archive": True}, None),
-        ({"max_days": 90, "archive": True}, 90), ({"keep_days": 30, "max_days": 90, "archive": True}, 30),
+        ({}, None), ({"keep_days": 30}, None), ({"max_days": 90}, 90), ({"keep_days": 30, "max_days": 90}, 90), ({"archive": True}, 7),
+        ({"keep_days": 30, "archive": True}, 7), ({"max_days": 90, "archive": True}, 7), ({"max_days": 3, "archive": True}, 3),
     ],
 )  # fmt: skip
 def test_from_which_age_on_a_log_may_go(policy: dict[str, Any], days: float | None) -> None:
-    assert LogPolicy("p", (), **policy).due_days == days
+    assert LogPolicy("p", (), **policy).due_days(7) == days
+
+
+def test_an_age_that_has_to_be_kept_wins_over_the_most(tmp_path: Path, full: Path) -> None:
+    old = write(full / "log" / "a.log.1.gz", 30 * MIB, 95)
+    fill(full)
+    policy = LogPolicy("app", (f"{full}/log/*.log",), keep_days=100, max_days=90)
+    assert ladder(given(tmp_path, full, policies=(policy,))).run()[1] == [] and old.exists()
 
 
 def test_retention_takes_the_oldest_first_and_only_what_is_past_it(tmp_path: Path, full: Path) -> None:

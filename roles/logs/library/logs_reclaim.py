@@ -29,15 +29,16 @@ options:
     suboptions:
       name: {description: Name of the policy, type: str, required: true}
       paths: {description: Globs of its live files, type: list, elements: str, required: true}
-      keep_days: {description: Days that are kept at least; archived files go after them, type: float}
-      max_days: {description: Days that are kept at most, type: float}
+      keep_days: {description: Days that its lines stay at least, here or archived, type: float}
+      max_days: {description: Days that its lines stay at most, type: float}
       archive: {description: Whether files are archived before they are deleted, type: bool, default: false}
       reopen: {description: Command that makes the writer open its file anew, type: list, elements: str}
   protected_paths: {description: Folders that no rung touches, type: list, elements: path, default: []}
   journal_dir: {description: Folder of the journal, type: path, default: /var/log/journal}
   journal_keep_days: {description: Days of the journal that stay in any case; without it the journal is left, type: float}
   journal_keep_bytes: {description: Bytes of the journal that stay in any case, type: int, default: 0}
-  copy_deleted: {description: Whether deleted files of no policy are copied to the evidence as well, type: bool, default: false}
+  copy_deleted: {description: Whether deleted files of no policy are copied to the evidence too before they are emptied, type: bool, default: true}
+  archive_after_days: {description: Age in days from which on rotated files may be archived and deleted, type: float, default: 7}
   archive_location: {description: Folder of the archive, or a restic repository, type: str}
   archive_host: {description: Name of the host in the archive, type: str, default: ""}
   archive_passphrase: {description: Passphrase of a restic repository, type: str}
@@ -120,20 +121,13 @@ ARGUMENTS: dict[str, Any] = {
     "journal_dir": {"type": "path", "default": "/var/log/journal"},
     "journal_keep_days": {"type": "float"},
     "journal_keep_bytes": {"type": "int", "default": 0},
-    "copy_deleted": {"type": "bool", "default": False},
+    "copy_deleted": {"type": "bool", "default": True},
+    "archive_after_days": {"type": "float", "default": 7},
     **ARCHIVE_ARGUMENTS,
     "confirm": {"type": "list", "elements": "str", "default": []},
 }
-SAME = (
-    "target_percent",
-    "host",
-    "state_dir",
-    "journal_dir",
-    "journal_keep_days",
-    "journal_keep_bytes",
-    "copy_deleted",
-    "run_id",
-)
+SAME = ("target_percent", "host", "state_dir", "journal_dir", "journal_keep_days", "journal_keep_bytes", "copy_deleted",
+        "archive_after_days", "run_id")  # fmt: skip
 LISTS = ("filesystems", "evidence_dirs", "caches", "confirm")
 
 

@@ -76,7 +76,8 @@ class ReclaimRefused(Exception):
 
 @dataclass(frozen=True)
 class LogPolicy:
-    """One policy: `keep_days` is the least, `max_days` the most; `reopen` makes its writer open its file anew."""
+    """One policy: its lines stay `keep_days` at least, here or archived, and `max_days` at most; `reopen` makes its writer
+    open its file anew."""
 
     name: str
     paths: tuple[str, ...]
@@ -85,12 +86,11 @@ class LogPolicy:
     archive: bool = False
     reopen: tuple[str, ...] | None = None
 
-    @property
-    def due_days(self) -> float | None:
-        """The age from which on a rotated file may go; None: never."""
+    def due_days(self, archive_after_days: float) -> float | None:
+        """Return the age from which on a rotated file may go from this host; None: never. Archived, its lines stay."""
         if not self.archive:
-            return None if self.max_days is None else max(self.max_days, self.keep_days or 0)
-        return self.max_days if self.keep_days is None else self.keep_days
+            return self.max_days
+        return archive_after_days if self.max_days is None else min(archive_after_days, self.max_days)
 
     def owns(self, path: str) -> bool:
         """Return whether a file is one of its logs, live or rotated."""
@@ -120,12 +120,13 @@ class Reclaim:
     policies: tuple[LogPolicy, ...] = ()
     protected: tuple[str, ...] = ()
     archive: Archive | None = None
+    archive_after_days: float = 7
     redact: Redact | None = None
     hold: str = ""
     journal_dir: str = DEFAULT_DIR
     journal_keep_days: float | None = None
     journal_keep_bytes: int = 0
-    copy_deleted: bool = False
+    copy_deleted: bool = True
     confirm: tuple[str, ...] = ()
 
 
@@ -211,6 +212,7 @@ class Ladder:
         self.device = self.space().device
         self._seen: Seen | None = None
         self._ballast_bytes = 0
+        self._causes: list[dict[str, Any]] = []
         # In a plan, what a reopening is expected to free is not counted twice.
         self._expected: set[int] = set()
 
@@ -311,7 +313,8 @@ class Ladder:
         mounts = mounts_here()
         seen = survey(self.device, places_of(self.device, space.path, mounts))
         self._seen = Seen(seen, look(), mounts)
-        self.findings += causes(space, seen, deleted_on(self.device, self._seen.look), self.given.target_percent)
+        self._causes = self._why(space, self._seen.look)
+        self.findings += self._causes
         if space.read_only:
             self.findings.append(finding("read-only-filesystem", "The file system is mounted read-only, nothing can be freed",
                                          subject=space.path, severity="critical",
@@ -322,6 +325,16 @@ class Ladder:
         if self.given.hold:
             self.findings.append(finding("reclaim-on-hold", "Deletions are on hold: no log and no journal is deleted",
                                          observed=self.given.hold, severity="info", remedy="logs_hold=false ends it"))  # fmt: skip
+
+    def _why(self, space: Space, seen: Look) -> list[dict[str, Any]]:
+        assert self._seen is not None  # noqa: S101  for the type checker
+        return causes(space, self._seen.survey, deleted_on(self.device, seen), self.given.target_percent)
+
+    def _judge_causes(self, space: Space) -> None:
+        """Have what explained that the disk was full count as fixed where it does not hold any more."""
+        left = {one["id"] for one in self._why(space, look())}
+        for one in self._causes:
+            one["state"] = "open" if one["id"] in left else "fixed"
 
     # --- rung 0 ---
 
@@ -525,9 +538,10 @@ class Ladder:
         items = []
         for policy, file in sorted(self._rotated(), key=lambda one: one[1].mtime):
             age = (self.clock() - file.mtime) / DAY
-            if policy.due_days is None or age <= policy.due_days:
+            due = policy.due_days(self.given.archive_after_days)
+            if due is None or age <= max(due, 0 if policy.archive else policy.keep_days or 0):
                 continue
-            reason = f"it is {age:.0f} days old, {policy.due_days:g} are kept"
+            reason = f"it is {age:.0f} days old, {due:g} are kept"
             if not policy.archive:
                 act = lambda path=file.path: _delete(path)  # noqa: E731  one for each file
                 items.append(Item("retention", file.path, reason, file.disk, act, "destructive", 1))
@@ -616,7 +630,7 @@ class Ladder:
         confirmed = self._confirmed("deleted-files")
         for one, policy in self._held():
             log = policy is not None or one.appends or one.path.startswith("/var/log/")
-            if not one.writes or not log or not one.disk_bytes or one.inode in self._expected:
+            if not one.writes or not log or one.disk_bytes < WORTH_BYTES or one.inode in self._expected:
                 continue  # a scratch file that somebody deleted on purpose is no log
             if not confirmed:
                 waiting += one.disk_bytes
@@ -688,6 +702,7 @@ class Ladder:
     def _close(self) -> None:
         self._bring_back()
         space = self.space()
+        self._judge_causes(space)
         if not self.reached(space):
             self._tell_a_person(space)
         if not self._ballast_bytes:
