@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import logs_compress, logs_reclaim
-from ansible.module_utils.logs_archive import FolderArchive
+from ansible.module_utils.logs_archive import FolderArchive, LogRestic, ResticArchive
 from ansible.module_utils.logs_reclaim import (
     Ladder,
     LogPolicy,
@@ -30,6 +30,8 @@ from ansible.module_utils.logs_reclaim import (
     protected,
 )
 from ansible.module_utils.logs_space import Space, Survey, causes, measure, mounts
+from ansible.module_utils.runbook_restic import Repository
+from ansible.module_utils.runbook_tools import Tools
 from support.postgres import wait_until
 
 MIB = 1 << 20
@@ -514,6 +516,22 @@ def test_memory_is_the_last_resort(tmp_path: Path, full: Path) -> None:
     made.run()
     assert made.bundle and str(made.bundle).startswith("/dev/shm/runbooks-") and not ballast.exists()
     run("sh", "-c", f"cd {made.bundle} && sha256sum -c SHA256SUMS && rm -r {made.bundle}")
+
+
+def test_the_archive_s_disk_takes_the_picture_but_a_repository_does_not(tmp_path: Path, full: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    repository = LogRestic(Repository(str(tmp_path / "archive"), "made-up"), Tools())
+    for archive, word in (
+        (FolderArchive(tmp_path / "archive", HOST), str(tmp_path)),
+        (ResticArchive(repository, HOST), "/dev/shm"),
+    ):
+        ballast = write(full / "tracker" / "ballast", 20 * MIB)
+        fill(full)
+        made = ladder(given(tmp_path, full, ballast_file=str(ballast), evidence_dirs=(), archive=archive))
+        made.run()
+        assert made.bundle and str(made.bundle).startswith(word)
+        (full / "filler").unlink()
+    run("rm", "-r", str(made.bundle))
 
 
 def test_nothing_is_written_on_the_full_disk_before_something_is_free(tmp_path: Path, full: Path) -> None:

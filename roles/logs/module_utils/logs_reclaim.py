@@ -24,6 +24,7 @@ from typing import IO, Any
 from ansible.module_utils.logs_archive import (
     DAY,
     Archive,
+    FolderArchive,
     archive_and_remove,
     cannot,
     place_faults,
@@ -342,8 +343,9 @@ class Ladder:
         """Return the folders for evidence of this run, best first."""
         wanted = [Path(self.given.state_dir) / "evidence" / self.given.run_id]
         wanted += [Path(folder) / "runbooks-evidence" / self.given.run_id for folder in self.given.evidence_dirs]
-        place = self.given.archive.place if self.given.archive else ""
-        wanted += [Path(place) / "runbooks-evidence" / self.given.run_id] if place and os.path.isdir(place) else []
+        # A repository of restic is a folder as well, but not one for files of others.
+        if isinstance(self.given.archive, FolderArchive) and os.path.isdir(self.given.archive.place):
+            wanted.append(Path(self.given.archive.place) / "runbooks-evidence" / self.given.run_id)
         return [folder for folder in wanted if measure(str(folder)).device != self.device]
 
     def _elsewhere(self) -> Iterator[Path]:
