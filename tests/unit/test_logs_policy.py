@@ -24,7 +24,7 @@ from ansible.module_utils.logs_policy import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Rendering(root=True, su=True, owner="www-data", group="adm", compressor="/usr/bin/zstd", hold_file="/etc/hold")
+ROOT = Rendering(root=True, su="www-data adm", owner="www-data", group="adm", compressor="/usr/bin/zstd", hold_file="/etc/hold")
 
 
 def one(**changes: Any) -> dict[str, Any]:

@@ -221,10 +221,10 @@ def test_what_logrotate_complains_about_is_not_installed(host: Host) -> None:
     host.log("app.log")
     host.policies({"name": "app", "options": ["maxsiz 100k"]}, {"name": "fine"})
     host.log("fine.log")
-    done = host.carry_out()
+    _, planned = host.look()
+    assert "unknown option 'maxsiz'" in planned.blocked["app"] and "(maxsiz 100k)" in planned.blocked["app"]
+    host.carry_out()
     assert not (host.folder / "llm-cost-tracker-app").exists() and (host.folder / "llm-cost-tracker-fine").exists()
-    failed = next(a for a in done.actions if a["subject"] == "app" and a["result"] == "failed")
-    assert "unknown option 'maxsiz'" in failed["detail"] and "(maxsiz 100k)" in failed["detail"]
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,9 @@ def test_what_logrotate_complains_about_is_not_installed(host: Host) -> None:
 def test_what_logrotate_would_not_even_mention_is_not_installed_either(host: Host, options: list[str], told: str) -> None:
     host.log("app.log")
     host.policies({"name": "app", "options": options})
-    failed = next(a for a in host.carry_out().actions if a["subject"] == "app")
-    assert failed["result"] == "failed" and told in failed["detail"]
+    assert told in host.look()[1].blocked["app"]
+    host.carry_out()
+    assert os.listdir(host.folder) == []
 
 
 def test_a_failing_script_is_told_and_no_line_is_lost(host: Host) -> None:
@@ -425,11 +426,22 @@ def test_a_damaged_archive_deletes_nothing(archiving: Host) -> None:
 
 
 def test_modes_that_are_too_wide_are_narrowed(host: Host) -> None:
-    host.policies({"name": "app", "mode": "0600"})
-    path = host.log("app.log", 0)
-    path.chmod(0o664)
+    host.policies({"name": "app", "mode": "0600", "reopen": "command", "command": "true"})
+    path, rotated = host.log("app.log", 0), host.log("app.log-20260101-1767225600")
+    for file in (path, rotated):
+        file.chmod(0o664)
     host.carry_out()
-    assert path.stat().st_mode & 0o777 == 0o600 and host.look()[1].actions == []
+    assert {f.stat().st_mode & 0o777 for f in (path, rotated)} == {0o600} and host.look()[1].actions == []
+
+
+def test_the_mode_of_a_file_that_its_writer_makes_is_told(host: Host) -> None:
+    host.policies({"name": "app"})
+    host.log("app.log").chmod(0o644)
+    host.carry_out()
+    host.log("app.log").chmod(0o644)
+    _, planned = host.look()
+    assert planned.actions == [] and "log-readable" in ids(planned.findings)
+    assert {f.mode for f in rotated_of(str(host.logs / "app.log"))} == {0o640}
 
 
 def test_files_without_a_policy_are_told(host: Host) -> None:

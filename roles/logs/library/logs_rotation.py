@@ -136,7 +136,7 @@ def main() -> None:
 
     carried_out(module, act, told)
     done = told()
-    module.exit_json(changed=bool(done["actions"]), runbook=report(done["findings"], done["actions"]))
+    module.exit_json(changed=any(a["result"] == "done" for a in done["actions"]), runbook=report(done["findings"], done["actions"]))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ def _why_blocked(service: Service) -> str:
         return service.blocked
     if service.unknown_owner:
         return f"{service.unknown_owner} is not known on this host"
+    if service.refused:
+        return f"logrotate would not carry it out: {'; '.join(service.refused)}"
     if reason := rotates_itself(service):
         return f"{reason}: set rotated_by to application, or turn the application's own rotation off first"
     return ""
@@ -127,11 +129,18 @@ def _plan_policies(picture: Picture, result: Plan, hourly_timer: bool) -> None:
     for service in picture.services:
         if service.policy.name in result.blocked:
             continue
-        for file in [*service.live, *service.rotated]:
-            if excess := file.mode & ~int(service.policy.mode, 8) & 0o777:
+        # The mode of a file that its writer makes is the writer's matter: it would be wide again after each rotation.
+        ours = service.live if service.policy.by_logrotate and service.rendering.create else []
+        for file in [*ours, *service.rotated]:
+            if excess := excess_mode(service.policy, file):
                 result.tighten.append(file)
                 reason = f"mode {file.mode:04o} allows what {service.policy.mode} does not ({excess:04o})"
                 result.actions.append(action("policies", file.path, reason))
+
+
+def excess_mode(policy: Policy, file: LogFile) -> int:
+    """Return what a file allows beyond its policy."""
+    return file.mode & ~int(policy.mode, 8) & 0o777
 
 
 # --- rotation -----------------------------------------------------------------------------------------------------
@@ -358,6 +367,12 @@ def _files(picture: Picture, thresholds: Thresholds, result: Plan) -> list[dict[
         if file.size >= thresholds.uncovered_warn_bytes:
             told.append(finding("uncovered", "No policy rotates this file", subject=file.path, observed=human_bytes(file.size),
                                 remedy="Add it to logs_policies, or to logs_ignored_paths"))  # fmt: skip
+    tightened = {file.path for file in result.tighten}
+    for service in picture.services:
+        for file in service.live:
+            if excess_mode(service.policy, file) & 0o007 and file.path not in tightened and service.policy.classification != "public":
+                told.append(finding("log-readable", "A log can be read by everybody", subject=file.path, observed=f"{file.mode:04o}",
+                                    expected=service.policy.mode, remedy="Set the umask of its writer (UMask= of the unit)"))  # fmt: skip
     known = set(result.reopen)
     for service in picture.services:
         for holder in strays_of(picture, service):

@@ -223,14 +223,15 @@ def _faults_of_retention(policy: Policy) -> list[str]:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What the host adds to a policy: whether root rotates, in which folders, with which compressor, under a hold or not.
+    """What the host adds to a policy: whether root rotates, and as whom (`su`, empty: as root, in folders of its own), with
+    which compressor, under a hold or not.
 
     `create` is false where the writer makes its file itself as soon as it is gone: logrotate would take that one for a
     leftover, and move it away with the lines in it.
     """
 
     root: bool = True
-    su: bool = False
+    su: str = ""
     create: bool = True
     owner: str = ""
     group: str = ""
@@ -246,7 +247,7 @@ def config_text(policy: Policy, rendering: Rendering, server: Server) -> str:
     """
     kept = policy.archive or rendering.held
     lines = [
-        *([f"su {rendering.owner} {rendering.group}"] if rendering.su else []),
+        *([f"su {rendering.su}"] if rendering.su else []),
         policy.frequency,
         *([f"maxsize {policy.max_size_bytes}"] if policy.max_size_bytes else []),
         f"rotate {-1 if kept else policy.keep}",

@@ -47,11 +47,9 @@ class Proof:
         """Rotate stand-ins with this very configuration, twice. Raise ToolError for what does not come out as it must."""
         place = folder / "logs"
         place.mkdir(mode=0o755)
-        rendering = self.service.rendering
         names = [os.path.basename(f.path) for f in self.service.live] or ["stand-in.log"]
         files = [place / name for name in dict.fromkeys(names)]
-        if rendering.root and rendering.owner:
-            shutil.chown(place, rendering.owner, rendering.group)
+        self._like_the_folder(place)
         config = folder / "proof.conf"
         config.write_text(self._stand_in_text([str(path) for path in files]), encoding="utf-8")
         config.chmod(0o644)
@@ -66,6 +64,14 @@ class Proof:
         after = sorted((p.name, p.stat().st_size) for p in place.iterdir())
         if before != after:
             raise ToolError(f"a run with nothing due changed {sorted(set(before) ^ set(after))}")
+
+    def _like_the_folder(self, place: Path) -> None:
+        """Give the scratch folder owner and mode of the live one, on which depends who may make files in it."""
+        folder = os.path.dirname((self.service.live or self.service.rotated)[0].path)
+        found = os.stat(folder)
+        if self.service.rendering.root:
+            os.chown(place, found.st_uid, found.st_gid)
+        place.chmod(found.st_mode & 0o7777)
 
     def _stand_in_text(self, paths: Sequence[str]) -> str:
         """Return the configuration with other files and without what would reach the live writers."""

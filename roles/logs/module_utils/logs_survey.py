@@ -9,13 +9,13 @@ import errno
 import grp
 import os
 import pwd
-import stat
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+from ansible.module_utils import logs_staging as staging
 from ansible.module_utils.logs_archive import Archive, ArchiveError, FolderArchive, Kept, hold, place_faults
 from ansible.module_utils.logs_files import LogFile, is_rotated, live_files, live_name, look_at, rotated_files
 from ansible.module_utils.logs_forecast import Forecast, forecast, history, keep_sample
@@ -92,7 +92,7 @@ class Service:
     superseded: list[str] = field(default_factory=list)
     blocked: str = ""
     unknown_owner: str = ""
-    insecure: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     forecast: Forecast | None = None
     history: list[tuple[float, float]] = field(default_factory=list)
 
@@ -194,6 +194,7 @@ class Surveyor:
         picture.main_missing = not os.path.exists(given.config)
         picture.services = [self._service(policy, configuration, picture.held) for policy in given.policies]
         picture.gone = self._gone()
+        self._try_out(picture)
         picture.blocks = [b for b in configuration.blocks if not self._ours(b.file)]
         self._read_state(picture)
         self._read_schedule(picture)
@@ -224,11 +225,10 @@ class Surveyor:
             return service
         owner, group, service.unknown_owner = self._owner(policy, service.live)
         folders = sorted({os.path.dirname(path) for path in policy.paths if "*" not in os.path.dirname(path)})
-        service.insecure = [folder for folder in folders if _writable_by_others(folder)]
         root = os.geteuid() == 0
         service.rendering = Rendering(
             root=root,
-            su=root and bool(owner) and owner != "root" and any(_not_roots(folder) for folder in folders),
+            su=_rotates_as(owner, group, folders) if root else "",
             create=policy.reopen != "watched" or not all(_may_create(owner, folder) for folder in folders),
             owner=owner,
             group=group,
@@ -241,6 +241,20 @@ class Surveyor:
         service.superseded = [name for name in policy.replaces if os.path.isfile(os.path.join(self.given.config_dir, name))]
         service.blocked = self._in_the_way(policy, configuration)
         return service
+
+    def _try_out(self, picture: Picture) -> None:
+        """Note what is wrong with new configuration; what is in place already was tried out before."""
+        new = [s for s in picture.services if s.policy.by_logrotate and s.wanted != s.installed and not s.blocked]
+        if not new:
+            return
+        replaced = {name for s in new for name in s.policy.replaces}
+        gone = replaced | {os.path.basename(path) for path in picture.gone}
+        change = staging.Change(
+            self.given.config, self.given.config_dir, {s.policy.file_name: s.wanted for s in new}, frozenset(gone)
+        )
+        told = staging.refused(change, self.tools)
+        for service in new:
+            service.refused = told.get(service.policy.file_name, [])
 
     def _owner(self, policy: Policy, live: list[LogFile]) -> tuple[str, str, str]:
         """Return user and group of the files, and what of them is not known on this host."""
@@ -264,7 +278,7 @@ class Surveyor:
     def _in_the_way(self, policy: Policy, configuration: Configuration) -> str:
         """Return which other configuration rotates files of this policy, or could: logrotate would skip one of both."""
         mine = os.path.join(self.given.config_dir, policy.file_name)
-        replaced = {os.path.join(self.given.config_dir, name) for name in policy.replaces}
+        replaced = {os.path.join(self.given.config_dir, name) for each in self.given.policies for name in each.replaces}
         for block in configuration.blocks:
             if block.file in replaced or block.file == mine:
                 continue
@@ -449,18 +463,28 @@ def _device(path: str) -> int:
         return -1
 
 
-def _writable_by_others(folder: str) -> bool:
-    """logrotate skips what is in such a folder, unless told by `su` as whom to rotate."""
-    with contextlib.suppress(OSError):
-        mode = os.stat(folder)
-        return bool(mode.st_mode & stat.S_IWOTH) or bool(mode.st_mode & stat.S_IWGRP and mode.st_gid != 0)
-    return False
+def _rotates_as(owner: str, group: str, folders: list[str]) -> str:
+    """Return as which user and group root rotates in folders that are not its own alone; logrotate skips them otherwise.
+
+    The owner of the files where it may write there; else root, as Debian does for PostgreSQL's folder.
+    """
+    found = [found for folder in folders if (found := _stat(folder))]
+    if not owner or all(f.st_uid == 0 and not f.st_mode & 0o022 for f in found):
+        return ""
+    try:
+        uid, gid = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
+    except KeyError:
+        return ""
+    writes = all(
+        f.st_mode & (0o200 if f.st_uid == uid else 0o020 if f.st_gid == gid else 0o002) or uid == 0 for f in found
+    )
+    return f"{owner} {group}" if writes else "root root"
 
 
-def _not_roots(folder: str) -> bool:
+def _stat(path: str) -> os.stat_result | None:
     with contextlib.suppress(OSError):
-        return os.stat(folder).st_uid != 0 or _writable_by_others(folder)
-    return False
+        return os.stat(path)
+    return None
 
 
 def _may_create(owner: str, folder: str) -> bool:

@@ -7,20 +7,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
 from ansible.module_utils.logs_archive import ArchiveError, Redact, archive_and_remove, expire, opened, writers
-from ansible.module_utils.logs_files import LogFile, live_files
+from ansible.module_utils.logs_files import LogFile, live_files, rotated_files
 from ansible.module_utils.logs_limits import Limiter, LimitRefused
-from ansible.module_utils.logs_logrotate import Problem, lint, messages, parse, rotate
-from ansible.module_utils.logs_planner import Plan, Thresholds, fingerprint, plan, strays_of
-from ansible.module_utils.logs_policy import DISABLED, MARK
+from ansible.module_utils.logs_logrotate import rotate
+from ansible.module_utils.logs_planner import Plan, Thresholds, excess_mode, fingerprint, plan, strays_of
+from ansible.module_utils.logs_policy import DISABLED, MARK, Policy
 from ansible.module_utils.logs_proof import Proof
+from ansible.module_utils.logs_staging import scratch
 from ansible.module_utils.logs_survey import Picture, Service, Surveyor, restorable
 from ansible.module_utils.runbook_result import action, finding, human_bytes
 from ansible.module_utils.runbook_state import replace_text, sync_folder
@@ -75,13 +74,9 @@ class Logs:
             with self.acting("policies", self.given.config, "there is none"):
                 Path(self.given.config_dir).mkdir(mode=0o755, parents=True, exist_ok=True)
                 replace_text(Path(self.given.config), f"{MARK}\ninclude {self.given.config_dir}\n", mode=0o644)
-        new = [s for s in picture.services if s.policy.name in reasons]
-        refused = self._refused(picture, new) if new else {}
-        for service in new:
+        for service in [s for s in picture.services if s.policy.name in reasons]:
             with self.acting("policies", service.policy.name, reasons[service.policy.name]) as entry:
                 entry["detail"] = f"{service.policy.frequency}, {service.policy.reopen}"
-                if told := refused.get(service.policy.name):
-                    raise Refused("; ".join(told))
                 self._install(service)
         for path, text in picture.gone.items():
             with self.acting("policies", os.path.basename(path), "the inventory has no such policy any more"):
@@ -90,50 +85,13 @@ class Logs:
             with self.acting("policies", "logrotate.timer", reasons["logrotate.timer"]):
                 self._set_timer(picture)
         for file in planned.tighten:
-            self._tighten(file, picture, reasons.get(file.path, ""))
+            policy = next(s.policy for s in picture.services if file in [*s.live, *s.rotated])
+            mode = file.mode & int(policy.mode, 8)
+            with self.acting("policies", file.path, reasons.get(file.path, ""), before=f"{file.mode:04o}", after=f"{mode:04o}"):
+                _tighten(file, policy)
         if "readable by all" in picture.state_fault:
             with self.acting("policies", self.given.state_file, picture.state_fault):
                 os.chmod(self.given.state_file, 0o640)
-
-    def _refused(self, picture: Picture, new: list[Service]) -> dict[str, list[str]]:
-        """Return what logrotate has to complain about the new configuration, policy by policy, before it is put in place."""
-        names = {s.policy.file_name: s.policy.name for s in new}
-        told: dict[str, list[str]] = {}
-        with _scratch() as folder:
-            main = self._staged(folder, picture, new)
-            debug = [self.tools.path("logrotate"), "--debug", "--state", str(folder / "state"), str(main)]
-            done = self.tools.run(debug, ok=range(256), limit_seconds=120)
-            places = [str(folder / "conf.d" / name) for name in names]
-            problems = [p for p in messages(done.out + "\n" + done.err, places) if os.path.basename(p.file) in names]
-        for service in new:
-            blocks, _, _ = parse(service.wanted, service.policy.file_name)
-            silent = ("size-and-time", "same-name", "no-compressor", "protected-path", "container-log", "rotate-0")
-            problems += [p for block in blocks for p in lint(block, "hourly") if p.kind in silent]
-        for problem in problems:
-            name = names[os.path.basename(problem.file)]
-            told.setdefault(name, []).append(_with_line(problem, next(s for s in new if s.policy.name == name).wanted))
-        return told
-
-    def _staged(self, folder: Path, picture: Picture, new: list[Service]) -> Path:
-        """Make a copy of logrotate's configuration as it will be, and return its main file."""
-        place = folder / "conf.d"
-        place.mkdir(mode=0o755)
-        replaced = {name for s in picture.services for name in s.policy.replaces}
-        gone = {os.path.basename(path) for path in picture.gone}
-        source = self.given.config_dir
-        for name in sorted(os.listdir(source)) if os.path.isdir(source) else []:
-            if os.path.isfile(os.path.join(source, name)) and name not in replaced | gone:
-                shutil.copy(os.path.join(source, name), place / name)
-        for service in new:
-            path = place / service.policy.file_name
-            path.write_text(service.wanted, encoding="utf-8")
-            path.chmod(0o644)
-        text = Path(self.given.config).read_text(encoding="utf-8", errors="replace")
-        pattern = rf"^(\s*include\s+){re.escape(source.rstrip('/'))}/?\s*$"
-        main = folder / "logrotate.conf"
-        main.write_text(re.sub(pattern, lambda m: f"{m[1]}{place}", text, flags=re.M), encoding="utf-8")
-        main.chmod(0o644)
-        return main
 
     def _install(self, service: Service) -> None:
         folder = Path(self.given.config_dir)
@@ -148,8 +106,9 @@ class Logs:
     def _remove(self, path: str, text: str) -> None:
         """Remove a policy that is gone, and give back what it had taken the place of."""
         os.unlink(path)
+        still = {os.path.join(self.given.config_dir, name) for policy in self.given.policies for name in policy.replaces}
         for original in restorable(text, self.given.config_dir):
-            if os.path.isfile(original + DISABLED) and not os.path.lexists(original):
+            if original not in still and os.path.isfile(original + DISABLED) and not os.path.lexists(original):
                 os.replace(original + DISABLED, original)
         sync_folder(Path(self.given.config_dir))
 
@@ -162,13 +121,6 @@ class Logs:
             path.unlink(missing_ok=True)
         self.tools.run(["systemctl", "daemon-reload"], limit_seconds=60)
         self.tools.run(["systemctl", "restart", "logrotate.timer"], limit_seconds=60)
-
-    def _tighten(self, file: LogFile, picture: Picture, reason: str) -> None:
-        policy = next(s.policy for s in picture.services if file in [*s.live, *s.rotated])
-        mode = file.mode & int(policy.mode, 8)
-        with self.acting("policies", file.path, reason, before=f"{file.mode:04o}", after=f"{mode:04o}"), opened(file.path) as handle:
-            if os.fstat(handle.fileno()).st_ino == file.inode:
-                os.fchmod(handle.fileno(), mode)
 
     # --- limits -------------------------------------------------------------------------------------------------
 
@@ -203,13 +155,16 @@ class Logs:
             raise Refused("its configuration is not in place; see the step policies")
         proof = Proof(service, self.tools, self.given.reopen_wait_seconds)
         if prove:
-            with _scratch() as folder:
+            with scratch() as folder:
                 proof.in_scratch(folder)
         lives = [file for file in service.live if file.size]
         before = sum(file.size for file in lives)
         self._force(service)
         seen = proof.of_live(lives)
         entry.update(measure="bytes", before=before, after=sum(f.size for f in live_files(service.policy.paths)), detail=seen.detail)
+        for file in rotated_files(service.policy.paths):
+            if excess_mode(service.policy, file):
+                _tighten(file, service.policy)
         self.findings += seen.findings
         if seen.fault:
             raise Refused(seen.fault)
@@ -299,28 +254,19 @@ class Logs:
                                        unit="days", measure="bytes", before=kept.bytes, after=0, result="done"))  # fmt: skip
 
 
+def _tighten(file: LogFile, policy: Policy) -> None:
+    """Take away what the mode of a file allows beyond its policy."""
+    with opened(file.path) as handle:
+        if os.fstat(handle.fileno()).st_ino == file.inode:
+            os.fchmod(handle.fileno(), file.mode & int(policy.mode, 8))
+
+
 def hourly_timer_due(surveyor: Surveyor, picture: Picture) -> bool:
     """Return whether logrotate's timer has to become hourly, or daily again."""
     if surveyor.given.schedule != "system" or picture.scheduler != "timer":
         return False
     hourly = any(s.policy.by_logrotate and s.policy.frequency == "hourly" for s in picture.services)
     return hourly != os.path.exists(TIMER_DROP_IN)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """Give a folder that other users get through, for what logrotate is tried out on."""
-    with tempfile.TemporaryDirectory(prefix="logs-proof-") as name:
-        os.chmod(name, 0o711)  # noqa: S103  logrotate changes to the user of the files, who has to get through
-        yield Path(name)
-
-
-def _with_line(problem: Problem, text: str) -> str:
-    """Return a problem with the line that it is about."""
-    lines = text.splitlines()
-    line = lines[problem.line - 1].strip() if 0 < problem.line <= len(lines) else ""
-    place = f"line {problem.line} ({line})" if line else "the file"
-    return f"{place}: {problem.text}"
 
 
 def wait_until(holds: Callable[[], bool], limit_seconds: float, otherwise: str) -> None:
