@@ -490,6 +490,16 @@ def test_without_a_place_elsewhere_nothing_is_freed(
     assert ballast.exists() and not (full / "evidence").exists()
 
 
+def test_memory_that_is_the_full_disk_is_no_place_either(
+    tmp_path: Path, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ballast = write(full / "tracker" / "ballast", 20 * MIB)
+    monkeypatch.setattr(logs_reclaim, "spare", lambda path: full / "spare" / path.name)
+    with pytest.raises(ReclaimRefused, match="logs_evidence_dirs"):
+        ladder(given(tmp_path, full, ballast_file=str(ballast), evidence_dirs=(), target_percent=85.0)).run()
+    assert ballast.exists() and not (full / "spare").exists()
+
+
 def test_the_state_folder_is_the_place_where_it_is_on_another_disk(tmp_path: Path, full: Path) -> None:
     ballast = write(full / "tracker" / "ballast", 20 * MIB)
     fill(full)
@@ -665,6 +675,16 @@ def test_a_ballast_for_which_there_is_no_room_is_told(tmp_path: Path, full: Path
     assert f"fallocate -l {14 * MIB} {ballast}" in told["remedy"]
 
 
+def test_a_ballast_among_data_is_left_and_told(tmp_path: Path, full: Path) -> None:
+    write(full / "pg" / "main" / "PG_VERSION", 10)
+    ballast = write(full / "pg" / "main" / "ballast", 20 * MIB)
+    (full / "link").symlink_to(ballast.parent)
+    fill(full)
+    for path in (ballast, full / "link" / "ballast"):
+        findings, actions = ladder(given(tmp_path, full, ballast_file=str(path))).run()
+        assert actions == [] and ballast.exists() and "reclaim-protected" in ids(findings)
+
+
 def test_a_cache_is_emptied_only_as_far_as_is_needed(tmp_path: Path, full: Path) -> None:
     for number in range(10):
         write(full / "cache" / "apt" / str(number), 3 * MIB)
@@ -736,6 +756,9 @@ def test_without_an_archive_elsewhere_archived_policies_stay(tmp_path: Path, ful
 def test_small_or_incompressible_logs_are_not_compressed(tmp_path: Path, full: Path) -> None:
     write(full / "log" / "a.log.1", 5 * MIB, 1)
     write(full / "log" / "a.log.2", 4000, 1, compressible=True)
+    write(
+        full / "log" / "a.log.3.gz", MIB, 1, compressible=True
+    )  # whatever is in it, its name says that it is compressed
     fill(full)
     policy = LogPolicy("app", (f"{full}/log/*.log",))
     assert ladder(given(tmp_path, full, policies=(policy,))).run()[1] == []
