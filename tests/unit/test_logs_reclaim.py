@@ -678,11 +678,12 @@ def test_a_ballast_for_which_there_is_no_room_is_told(tmp_path: Path, full: Path
 def test_a_ballast_among_data_is_left_and_told(tmp_path: Path, full: Path) -> None:
     write(full / "pg" / "main" / "PG_VERSION", 10)
     ballast = write(full / "pg" / "main" / "ballast", 20 * MIB)
-    (full / "link").symlink_to(ballast.parent)
+    behind = write(full / "wal" / "pg_wal" / "ballast", 20 * MIB)
+    (full / "link").symlink_to(behind.parent)
     fill(full)
     for path in (ballast, full / "link" / "ballast"):
         findings, actions = ladder(given(tmp_path, full, ballast_file=str(path))).run()
-        assert actions == [] and ballast.exists() and "reclaim-protected" in ids(findings)
+        assert actions == [] and ballast.exists() and behind.exists() and "reclaim-protected" in ids(findings)
 
 
 def test_a_cache_is_emptied_only_as_far_as_is_needed(tmp_path: Path, full: Path) -> None:
@@ -704,6 +705,18 @@ def test_a_cache_is_emptied_only_as_far_as_is_needed(tmp_path: Path, full: Path)
 )  # fmt: skip
 def test_from_which_age_on_a_log_may_go(policy: dict[str, Any], days: float | None) -> None:
     assert LogPolicy("p", (), **policy).due_days(7) == days
+
+
+@pytest.mark.parametrize(
+    ("path", "owned"),
+    [
+        ("/var/log/app/a.log", True), ("/var/log/app/a.log.3.gz", True), ("/var/log/app/a.log-20261101", True), ("/srv/x/all", True),
+        ("/var/log/app/deep/a.log", False), ("/var/log/a.log", False), ("/var/log/app/a.txt", False), ("/srv/x/y/all", False),
+    ],
+)  # fmt: skip
+def test_which_files_are_of_a_policy(path: str, owned: bool) -> None:
+    assert LogPolicy("p", ("/var/log/app/*.log", "/srv/*")).owns(path) is (owned and path != "/srv/x/all")
+    assert LogPolicy("p", ("/var/log/app/*.log", "/srv/*/all")).owns(path) is owned
 
 
 def test_an_age_that_has_to_be_kept_wins_over_the_most(tmp_path: Path, full: Path) -> None:
