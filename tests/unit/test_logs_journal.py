@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.module_utils.logs_journal import JournalFile, journal_files, plan_vacuum, vacuum
+from ansible.module_utils.logs_reclaim import Ladder, Reclaim
 from ansible.module_utils.runbook_tools import Tools
 
 DAY = 86400.0
@@ -168,3 +172,39 @@ def test_rotation_is_asked_for_only_where_it_is_needed(tmp_path: Path, monkeypat
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [re.sub(r"\d+", "N", call) for call in calls] == ["--vacuum-time=Ns", "--rotate", "--vacuum-time=Ns"]
     assert int(re.sub(r"\D", "", calls[0])) > 30 * DAY
+
+
+# --- as a rung ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB with a journal."""
+    place = tmp_path / "full"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [({}, 2), ({"hold": "incident 7"}, 0), ({"journal_keep_days": None}, 0), ({"journal_keep_days": 75.0}, 1), ({"target_percent": 1.0}, 2)],
+)  # fmt: skip
+def test_the_journal_is_a_rung_with_a_floor(
+    written: Path, tmp_path: Path, full: Path, change: dict[str, Any], gone: int
+) -> None:
+    folder = full / "journal" / Path("/etc/machine-id").read_text().strip()
+    folder.mkdir(parents=True)
+    paths = [dated(written, folder, number, *age) for number, age in enumerate([(90, 80), (70, 60), (20, 10)])]
+    with (full / "rest").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(os.urandom(4096))
+    values = {"filesystems": (str(full),), "target_percent": 90.0, "state_dir": str(tmp_path / "state"), "run_id": "one", "who": "me@here",
+              "journal_dir": str(full / "journal"), "journal_keep_days": 30.0}  # fmt: skip
+    ladder = Ladder(Reclaim(**{**values, **change}), str(full))
+    planned = Ladder(ladder.given, str(full)).plan()
+    _, actions = ladder.run()
+    assert [path.exists() for path in paths] == [number >= gone for number in range(3)]
+    assert [(one["step"], one["result"]) for one in actions] == ([("journal", "done")] if gone else [])
+    assert [one["after"] for one in planned] == [one["after"] for one in actions]
