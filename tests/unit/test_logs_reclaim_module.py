@@ -142,7 +142,7 @@ def actions(world: World, name: str) -> list[tuple[str, str]]:
 def test_check_mode_shows_the_bytes_and_touches_nothing(world: World) -> None:
     result = world.results["check"]
     assert result["changed"] and actions(world, "check") == [("ballast", "planned"), ("retention", "planned")]
-    assert [one["after"] - one["before"] for one in result["runbook"]["actions"]] == [3 * MIB, 3 * MIB]
+    assert [one["before"] - one["after"] for one in result["runbook"]["actions"]] == [3 * MIB, 3 * MIB]
     files = world.results["files after the check"]["stdout_lines"]
     assert f"{world.full}/tracker/ballast" in files and f"{world.full}/log/app.log.1.gz" in files
     assert not [path for path in files if "/evidence/" in path or "/archive/" in path]

@@ -45,7 +45,7 @@ def test_rungs_are_in_their_order_with_what_was_free_after_them() -> None:
     rows = [("ballast", 1024, 5.0), ("compress", 2048, 20.5), ("something-new", -1, 20.5)]
     found = rungs({"reclaimed": [{"rung": name, "freed_bytes": freed, "free_percent": free} for name, freed, free in rows]})
     assert [(r.name, r.percent, r.freed, r.free) for r in found] == [
-        ("ballast", 50.0, "1.0 KiB", "5 %"), ("compressed", 100.0, "2.0 KiB", "20.5 %"), ("something-new", 0.0, "0 B", "20.5 %"),
+        ("ballast", 50.0, "1.0 KiB", "5 %"), ("rotated files, compressed", 100.0, "2.0 KiB", "20.5 %"), ("something-new", 0.0, "0 B", "20.5 %"),
     ]  # fmt: skip
     assert rungs({}) == [] and rungs({"reclaimed": [{"rung": "ballast", "freed_bytes": 0}]})[0].percent == 0.0
 

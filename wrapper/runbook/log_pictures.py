@@ -14,14 +14,13 @@ _DAY = 86400.0
 _AHEAD = 0.3
 # The rungs of an emergency in the words of its page.
 _RUNGS = {
-    "snapshot": "picture on another disk",
     "ballast": "ballast",
-    "cache": "caches",
     "caches": "caches",
-    "compress": "compressed",
+    "compress": "rotated files, compressed",
     "journal": "journal",
-    "rotated": "rotated files, archived",
-    "deleted": "deleted files that were open",
+    "retention": "rotated files, archived",
+    "reopen": "deleted files, opened anew",
+    "deleted-files": "deleted files, emptied",
     "images": "images without a name",
 }
 

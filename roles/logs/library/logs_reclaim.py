@@ -38,6 +38,7 @@ options:
   journal_keep_days: {description: Days of the journal that stay in any case; without it the journal is left, type: float}
   journal_keep_bytes: {description: Bytes of the journal that stay in any case, type: int, default: 0}
   copy_deleted: {description: Whether deleted files of no policy are copied to the evidence too before they are emptied, type: bool, default: true}
+  docker: {description: Whether dangling images may be looked for, type: bool, default: true}
   archive_after_days: {description: Age in days from which on rotated files may be archived and deleted, type: float, default: 7}
   archive_location: {description: Folder of the archive, or a restic repository, type: str}
   archive_host: {description: Name of the host in the archive, type: str, default: ""}
@@ -122,12 +123,13 @@ ARGUMENTS: dict[str, Any] = {
     "journal_keep_days": {"type": "float"},
     "journal_keep_bytes": {"type": "int", "default": 0},
     "copy_deleted": {"type": "bool", "default": True},
+    "docker": {"type": "bool", "default": True},
     "archive_after_days": {"type": "float", "default": 7},
     **ARCHIVE_ARGUMENTS,
     "confirm": {"type": "list", "elements": "str", "default": []},
 }
 SAME = ("target_percent", "host", "state_dir", "journal_dir", "journal_keep_days", "journal_keep_bytes", "copy_deleted",
-        "archive_after_days", "run_id")  # fmt: skip
+        "docker", "archive_after_days", "run_id")  # fmt: skip
 LISTS = ("filesystems", "evidence_dirs", "caches", "confirm")
 
 

@@ -128,6 +128,7 @@ class Reclaim:
     journal_keep_days: float | None = None
     journal_keep_bytes: int = 0
     copy_deleted: bool = True
+    docker: bool = True
     confirm: tuple[str, ...] = ()
 
 
@@ -253,11 +254,7 @@ class Ladder:
                     return planned
                 if self.helps(item, now):
                     self._expected |= item.inodes
-                    planned.append(
-                        self._action(
-                            item, free, free + item.freed_bytes, "planned", f"about {human_bytes(item.freed_bytes)}"
-                        )
-                    )
+                    planned.append(self._action(item, free, item.freed_bytes, "planned", f"about {human_bytes(item.freed_bytes)}"))
                     free, inodes = min(free + item.freed_bytes, space.total_bytes), inodes + item.freed_inodes
         return planned
 
@@ -289,9 +286,11 @@ class Ladder:
         self._close()
         return self.findings, self.actions
 
-    def _action(self, item: Item, before: int, after: int, result: str, detail: str) -> dict[str, Any]:
-        return action(item.step, item.subject, item.reason, kind=item.kind, number=round(100.0 * before / max(self.space().total_bytes, 1), 1),
-                      threshold=self.given.target_percent, unit="percent", measure="bytes", before=before, after=after,
+    def _action(self, item: Item, free: int, freed: int, result: str, detail: str) -> dict[str, Any]:
+        """Return what was done to one thing: what it took and what it takes now, and how much was free before."""
+        taken = max(item.freed_bytes, freed)
+        return action(item.step, item.subject, item.reason, kind=item.kind, number=round(100.0 * free / max(self.space().total_bytes, 1), 1),
+                      threshold=self.given.target_percent, unit="percent", measure="bytes", before=taken, after=taken - freed,
                       result=result, detail=detail)  # fmt: skip
 
     def _carry_out(self, item: Item, before: int) -> None:
@@ -301,10 +300,9 @@ class Ladder:
             said, result = str(error), "skipped"
         except OSError as error:
             said, result = cannot(item.subject, error), "skipped"
-        after = self.space().free_bytes
-        freed = f"freed {human_bytes(max(after - before, 0))}"
-        detail = said if result == "skipped" else f"{freed}{'; ' + said if said else ''}"
-        self.actions.append(self._action(item, before, after, result, detail))
+        freed = max(self.space().free_bytes - before, 0)
+        detail = said if result == "skipped" else f"freed {human_bytes(freed)}{'; ' + said if said else ''}"
+        self.actions.append(self._action(item, before, freed, result, detail))
         if result == "skipped":
             self.findings.append(finding("reclaim-skipped", "Something was left that a rung would have freed", subject=item.subject,
                                          observed=said, severity="info", remedy="See what was observed"))  # fmt: skip
@@ -321,8 +319,8 @@ class Ladder:
                                          subject=space.path, severity="critical",
                                          remedy="dmesg tells why: after an error of the disk, save the data first"))  # fmt: skip
         if not self._seen.look.complete:
-            self.findings.append(finding("holders-unseen", "Not all processes could be looked into", severity="info",
-                                         remedy="Use become: deleted files of others are not seen"))  # fmt: skip
+            self.findings.append(finding("holders-incomplete", "Not every process could be looked into", severity="info",
+                                         observed="this user sees its own alone", remedy="Run it with become"))  # fmt: skip
         if self.given.hold:
             self.findings.append(finding("reclaim-on-hold", "Deletions are on hold: no log and no journal is deleted",
                                          observed=self.given.hold, severity="info", remedy="logs_hold=false ends it"))  # fmt: skip
@@ -670,7 +668,7 @@ class Ladder:
     # --- rung 7 ---
 
     def _images(self) -> list[Item]:
-        if not self.tools.has("docker"):
+        if not self.given.docker or not self.tools.has("docker"):
             return []
         try:
             root = self.tools.run(["docker", "info", "--format", "{{.DockerRootDir}}"], limit_seconds=20).out.strip()
@@ -712,8 +710,8 @@ class Ladder:
         path, size = str(self.given.ballast_file), self._ballast_bytes
         after = 100.0 * (space.free_bytes - size) / max(space.total_bytes, 1)
         if after >= self.given.target_percent and self._new_ballast(path, size):
-            self.actions.append(action("ballast", path, "there is room for it again", measure="bytes", before=space.free_bytes,
-                                       after=self.space().free_bytes, result="done", detail=human_bytes(size)))  # fmt: skip
+            self.actions.append(action("ballast", path, "there is room for it again", measure="bytes", before=0, after=size,
+                                       result="done", detail=human_bytes(size)))  # fmt: skip
             return
         self.findings.append(finding("ballast-gone", "The ballast file is used up", subject=path, observed=human_bytes(size), severity="info",
                                      remedy=f"When there is room again: fallocate -l {size} {path}"))  # fmt: skip
