@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ansible.module_utils.logs_leaks import LogFile, look
+from ansible.module_utils.logs_limits import Limits as HostLimits
+from ansible.module_utils.logs_planner import Thresholds, fingerprint
+from ansible.module_utils.logs_policy import Server, policies_from
 from ansible.module_utils.logs_scanner import Limits
+from ansible.module_utils.logs_survey import Given, Surveyor
+from ansible.module_utils.logs_work import Logs
 
-from bench.measure import Figure
+from bench import wrapper
+from bench.measure import Figure, in_turn, timed
 
 SCAN_BYTES = 300_000_000
 SCAN_BLOCK_BYTES = 1024 * 1024
 LEAST_MB_PER_SECOND = 150
 MB = 1e6
+ROTATED_BYTES = 1_000_000_000
+PLAYBOOK = wrapper.ROOT / "playbooks/log-management.yml"
+PING = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.ping:
+"""
 MESSAGES = (
     "Cost recorded for model gpt-4o-mini: 0.{n:06d} USD", "Budget check passed for application chat-{n}", "Span {h} stored with {n} tokens",
     "GET /api/v1/costs/summary 200", "Refreshed materialized view daily_cost_summary in {n} ms", "Cache hit for pricing of claude-{n}",
@@ -78,4 +95,69 @@ def scan_throughput(scratch: Path) -> list[Figure]:
     return [
         Figure("scan of 300 MB of JSON lines for secrets and errors, against reading them and counting lines", told,
                f"{size / other / MB:.0f} MB/s", f"{mine / other:.1f} x", f">= {LEAST_MB_PER_SECOND} MB/s", speed >= LEAST_MB_PER_SECOND)
+    ]  # fmt: skip
+
+
+def rotation(scratch: Path) -> list[Figure]:
+    """A log of 1 GB is rotated and the one before it compressed, by the step and by bare logrotate with the same configuration."""
+    root = scratch / "rotation"
+    times = {"ours": [], "bare": []}
+    for _ in range(2):
+        for kind, taken in times.items():
+            given = _host(root)
+            logs = Logs(Surveyor(given), Thresholds())
+            logs.policies()
+            _proven(logs)
+            argv = ["logrotate", "--force", "--state", given.state_file, f"{given.config_dir}/llm-cost-tracker-app"]
+            taken.append(timed(logs.rotate if kind == "ours" else lambda a=argv: subprocess.run(a, check=True)))
+            assert len(list((root / "logs").glob("app.log-*.zst"))) == 1, kind
+            shutil.rmtree(root)
+    ours, bare = min(times["ours"]), min(times["bare"])
+    return [Figure("rotation of a log of 1 GB, zstd, against bare logrotate", f"{ours:.1f} s", f"{bare:.1f} s", f"{ours / bare:.2f}", "<= 1.05",
+                   ours / bare <= 1.05)]  # fmt: skip
+
+
+def _host(root: Path) -> Given:
+    """Make a host in a folder, with a log of 1 GB and another one that was rotated."""
+    for name in ("logs", "conf.d", "state"):
+        (root / name).mkdir(parents=True)
+        (root / name).chmod(0o755)
+    write_lines(root / "logs/app.log", ROTATED_BYTES)
+    os.utime(root / "logs/app.log")
+    shutil.copy(root / "logs/app.log", root / "logs/app.log-20260101-1767225600")
+    for path in (root / "logs").iterdir():
+        path.chmod(0o640)
+    policy = {"name": "app", "paths": [f"{root}/logs/app.log"], "max_size": "100M", "compress": "zstd", "reopen": "command", "command": "true"}
+    return Given(
+        policies=tuple(policies_from([policy])), state_dir=root / "state", config=f"{root}/logrotate.conf", config_dir=f"{root}/conf.d",
+        state_file=f"{root}/status", schedule="run", dirs=(f"{root}/logs",), ignored_paths=(), filesystems=(), server=Server(os_user=""),
+        limits=HostLimits(), archive=None, archive_after_days=7, archive_max_days=None, hold=False, hold_file="", manage_packages=False,
+    )  # fmt: skip
+
+
+def _proven(logs: Logs) -> None:
+    """Have the policy count as proven: the proof is made once, and not with each rotation."""
+    service = logs.surveyor.look().services[0]
+    logs.surveyor.memory["proofs"] = {"app": {"config": fingerprint(service)}}
+    logs.surveyor.remember()
+
+
+def steady(scratch: Path) -> list[Figure]:
+    """A second run, with a policy, a scan and an archive, against one ping."""
+    sandbox = [str(wrapper.BIN / "runbook"), "run", "sandbox", "-i", str(wrapper.INVENTORY), "--set"]
+    ping_file = scratch / "ping.yml"
+    ping_file.write_text(PING)
+    wrapper.run([*sandbox, "sandbox_state=worn", "--set", "sandbox_scale=0.1"], scratch)
+    bare = [str(wrapper.BIN / "ansible-playbook"), str(PLAYBOOK), "-i", str(wrapper.INVENTORY)]
+    ping = [str(wrapper.BIN / "ansible-playbook"), str(ping_file), "-i", str(wrapper.INVENTORY)]
+    try:
+        wrapper.run(bare, scratch)
+        seconds, floor, ratio = in_turn(lambda: wrapper.run(bare, scratch), lambda: wrapper.run(ping, scratch), 5)
+        calls, changed = wrapper.module_calls(wrapper.run(bare, scratch, ANSIBLE_STDOUT_CALLBACK="json"))
+    finally:
+        wrapper.run([*sandbox, "sandbox_state=absent"], scratch)
+    return [
+        Figure("second run of log management", f"{seconds:.2f} s", f"one ping {floor:.2f} s", f"{ratio:.2f}", "<= 3", ratio <= 3),
+        Figure("module calls of a second run of log management", f"{calls}, changed={changed}", "-", "-", "<= 4, changed=0",
+               calls <= 4 and changed == 0),
     ]  # fmt: skip
