@@ -370,6 +370,57 @@ def test_where_a_table_is_gone_already_the_run_says_what_to_name(sandbox: Sandbo
     assert "there was no table public.user_sessions: name a moment before it was dropped" in record["message"]
 
 
+def test_logs_are_put_in_order(sandbox: Sandbox) -> None:
+    logs = Path(sandbox.record["postgres_log_dir"])
+    before = {path.name: path.stat().st_ino for path in logs.iterdir()}
+    live = before["postgresql.log"]
+    assert len(before) == 6, "one log and five that were rotated"
+    sandbox.runbook("log-management", "--check", code=6)
+    assert {path.name: path.stat().st_ino for path in logs.iterdir()} == before
+    record = sandbox.runbook("log-management", code=1)
+    assert [action["result"] for action in record["actions"]] == ["done"] * len(record["actions"])
+    assert {action["step"] for action in record["actions"]} == {"policies", "rotate", "archive"}
+    rotated = next(path for path in logs.iterdir() if path.stat().st_ino == live)
+    assert rotated.name.startswith("postgresql.log-") and (logs / "postgresql.log").stat().st_ino != live
+    sandbox.query("DO $$ BEGIN RAISE LOG 'after the rotation'; END $$")
+    assert "after the rotation" in (logs / "postgresql.log").read_text()
+    archive = Path(sandbox.record["data_dir"]) / "log-archive" / "sandbox"
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=archive, check=True)
+    assert len((archive / "SHA256SUMS").read_text().splitlines()) == 3, "of four that are old enough one is past its end"
+    page = sandbox.command("runs", "report", "last", "--html")
+    assert all(title in page for title in ("Growth", "Retention", "Errors in logs"))
+
+
+def test_a_second_run_of_log_management_has_nothing_to_do(sandbox: Sandbox) -> None:
+    record = sandbox.runbook("log-management", code=1)
+    assert (changes(record), record["actions"]) == (0, [])
+    open_ones = {finding["id"] for finding in record["findings"] if finding["state"] == "open" and finding["severity"] != "info"}
+    assert open_ones == {"secret-in-log", "uncovered"}, "what a person has to do stays open"
+
+
+def test_an_emergency_stops_when_there_is_enough(sandbox: Sandbox) -> None:
+    ballast = Path(sandbox.record["data_dir"]) / "ballast"
+    size = ballast.stat().st_size
+    found = os.statvfs(ballast)
+    usable = (found.f_blocks - found.f_bfree + found.f_bavail) * found.f_frsize
+    # Half of the ballast more than there is.
+    target = 100 * (found.f_bavail * found.f_frsize + size // 2) / usable
+    record = sandbox.runbook("log-management", "--set", f"logs_reclaim_target_percent={target:.6f}", code=1)
+    steps = [action["step"] for action in record["actions"]]
+    assert steps[0] == "ballast" and not ballast.exists()
+    assert record["facts"]["sandbox"]["reclaimed"][0]["rung"] == "ballast"
+
+
+def test_what_was_found_in_logs_is_in_no_record(sandbox: Sandbox) -> None:
+    leaky = (Path(sandbox.record["app_log_dir"]) / "llm-cost-tracker.log.1").read_text()
+    values = re.findall(r"Bearer (sk-[\w-]+)|tracker:([^@*]+)@|to (\S+@customer\.example)", leaky)
+    found = [value.encode() for groups in values for value in groups if value]
+    assert len(found) == 3
+    for folder in (sandbox.records, sandbox.folder / "state"):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files and [path for path in files for value in found if value in path.read_bytes()] == []
+
+
 def test_a_new_cluster_has_nothing_of_the_backups_of_the_old_one(sandbox: Sandbox) -> None:
     for pid in sandbox.processes():
         os.kill(pid, signal.SIGKILL)
