@@ -184,9 +184,44 @@ def test_settings_of_the_main_file_reach_the_blocks_and_are_no_clash(host: Host)
 
 
 def test_files_that_are_left_out_are_left_out(host: Host) -> None:
-    for name in ("a.disabled", "b~", ".hidden", "c.dpkg-old", "good"):
+    for name in ("a.disabled", "b~", ".hidden", "c.dpkg-old", "d.rhn-cfg-tmp-1", "good"):
         host.configure(name, f"LOGS/{name.strip('.~')}.log {{\n daily\n}}\n")
-    assert [os.path.basename(f.path) for f in host.read().files] == ["logrotate.conf", "good"]
+    assert [os.path.basename(f.path) for f in host.read().files] == ["logrotate.conf", ".hidden", "good"] == reading(host)
+
+
+def reading(host: Host) -> list[str]:
+    """Return the names of the files that logrotate itself says it reads."""
+    said = host.run("-d").stderr
+    return [os.path.basename(line.split("config file ")[1]) for line in said.splitlines() if line.startswith("reading config file")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["tabooext + .skip", "tabooext .skip,.other", "tabooext + .other .skip", "taboopat + *.skip", "taboopat good* .hidden", "rotate 3"],
+)
+def test_what_is_left_out_is_what_its_configuration_says(host: Host, line: str) -> None:
+    for name in ("a.skip", "b~", ".hidden", "c.bak", "d.bkp", "e.other", "good"):
+        host.configure(name, f"LOGS/{name.strip('.~')}.log {{\n daily\n missingok\n}}\n")
+    host.write(host.main, f"{line}\ninclude {host.folder}\n")
+    assert [os.path.basename(f.path) for f in host.read().files] == reading(host)
+
+
+def test_an_include_is_no_glob(host: Host) -> None:
+    host.configure("one", "LOGS/a.log {\n daily\n}\n")
+    host.write(host.main, f"include {host.folder}/*\n")
+    assert [os.path.basename(f.path) for f in host.read().files] == ["logrotate.conf"] == reading(host)
+    assert not host.read().reads(str(host.folder / "one")), "which logrotate never will either"
+    host.write(host.main, f"include {host.folder}/one\n")
+    assert host.read().reads(str(host.folder / "one")) and not host.read().reads(str(host.folder / "two"))
+
+
+def test_a_memory_of_which_nothing_was_written_yet_is_none(host: Host) -> None:
+    host.log("a.log")
+    host.configure("one", "LOGS/a.log {\n daily\n}\n")
+    host.write(host.state, "", 0o640)
+    assert parse_state("") == {}
+    done = host.run("-f")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- state ----------------------------------------------------------------------------------------------------------
@@ -200,7 +235,7 @@ def test_its_memory_is_read(host: Host) -> None:
     assert set(seen) == {str(log)} and abs(seen[str(log)] - host.state.stat().st_mtime) < 60
 
 
-@pytest.mark.parametrize("text", ["", "\x00\x00", "logrotate state -- version 2\nrubbish", 'logrotate state -- version 2\n"/var/log/a'])
+@pytest.mark.parametrize("text", ["\n", "\x00\x00", "logrotate state -- version 2\nrubbish", 'logrotate state -- version 2\n"/var/log/a'])
 def test_a_damaged_memory_is_seen(text: str) -> None:
     with pytest.raises(ValueError, match="line"):
         parse_state(text)

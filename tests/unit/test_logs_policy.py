@@ -81,6 +81,13 @@ def test_all_faults_are_told_at_once() -> None:
     assert all(word in text for word in ("0666", "keep is 0", "1TB", "nginx is there twice"))
 
 
+def test_a_file_has_one_policy() -> None:
+    other = {"name": "all", "paths": ["/srv/x.log", "/var/log/*/access.log"]}
+    with pytest.raises(ValueError, match=r"policies nginx \(/var/log/nginx/\*.log\) and all \(/var/log/\*/access.log\) may match one file"):
+        policies_from([one(), other])
+    assert len(policies_from([one(), {**other, "paths": ["/var/log/app/*.log"]}])) == 2
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -115,6 +122,11 @@ def test_sizes_are_those_of_logrotate(text: str, size: int) -> None:
         ("/var/log/app.log", "/var/log/app.log", True),
         ("/var/log/app-?.log", "/var/log/app-10.log", False),
         ("/var/log/app[0-9].log", "/var/log/app1.log", True),
+        ("/var/log/app[0-4].log", "/var/log/app[5-9].log", False),
+        ("/var/log/app[0-5].log", "/var/log/app[5-9].log", True),
+        ("/var/log/app[!a].log", "/var/log/app[!b].log", True),
+        ("/var/log/app[!a].log", "/var/log/appa.log", False),
+        ("/var/log/app[]x].log", "/var/log/app].log", True),
         ("/var/log/*", "/var/log/x.err", True),
         ("/var/log/x.log", "/srv/log/x.log", False),
     ],

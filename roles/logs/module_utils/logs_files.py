@@ -71,23 +71,31 @@ def live_files(patterns: Iterable[str]) -> list[LogFile]:
 
 def rotated_of(path: str) -> list[LogFile]:
     """Return the rotated files of the live file `path`, which need not be there itself; the oldest comes first."""
-    folder = os.path.dirname(path) or "."
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    beside = [os.path.join(folder, name) for name in names]
-    found = [file for each in beside if live_name(each) == path and (file := look_at(each))]
+    found = [
+        file for each in _names(os.path.dirname(path) or ".") if live_name(each) == path and (file := look_at(each))
+    ]
     return sorted(found, key=lambda file: (file.mtime, file.path))
 
 
 def rotated_files(patterns: Iterable[str]) -> list[LogFile]:
     """Return the rotated files of all live files that the globs match or once matched, oldest first."""
+    patterns = list(patterns)
     lives = {file.path for file in live_files(patterns)}
     for pattern in patterns:
         # The live file may be gone while what was rotated from it is still there.
         for path in glob.glob(pattern + "[.-]*"):
             if live := live_name(path):
                 lives.add(live)
-    found = {file.path: file for live in lives for file in rotated_of(live)}
-    return sorted(found.values(), key=lambda file: (file.mtime, file.path))
+    # Each folder once, not once for each of its files, of which there may be thousands.
+    folders = {os.path.dirname(live) or "." for live in lives}
+    found = [
+        file for folder in folders for path in _names(folder) if live_name(path) in lives and (file := look_at(path))
+    ]
+    return sorted(found, key=lambda file: (file.mtime, file.path))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder)]
+    except OSError:
+        return []

@@ -12,17 +12,20 @@ import glob
 import os
 import re
 import shlex
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ansible.module_utils.logs_policy import READ_ONLY_IN_SERVICE, covers
+from ansible.module_utils.logs_policy import READ_ONLY_IN_SERVICE, covers, matches
 from ansible.module_utils.runbook_tools import ToolError, Tools
 
-TABOO_SUFFIXES = (".bak", ".bkp", ".cfsaved", ".disabled", ".dpkg-bak", ".dpkg-del", ".dpkg-dist", ".dpkg-new", ".dpkg-old", ".dpkg-tmp",
-                  ".rhn-cfg-tmp-*", ".rpmnew", ".rpmorig", ".rpmsave", ".swp", ".ucf-dist", ".ucf-new", ".ucf-old", "~", ",v")  # fmt: skip
+# A name that begins with a dot is left out by none of them, as their stars match no dot there.
+TABOO = ("*,v", "*.bak", "*.cfsaved", "*.disabled", "*.dpkg-bak", "*.dpkg-del", "*.dpkg-dist", "*.dpkg-new", "*.dpkg-old", "*.dpkg-tmp",
+         "*.rhn-cfg-tmp-*", "*.rpmnew", "*.rpmorig", "*.rpmsave", "*.swp", "*.ucf-dist", "*.ucf-new", "*.ucf-old", "*~")  # fmt: skip
 FREQUENCIES = ("hourly", "daily", "weekly", "monthly", "yearly")
 SCRIPTS = ("postrotate", "prerotate", "firstaction", "lastaction", "preremove")
+Settings = dict[str, tuple[str, int]]  # by directive: its words, and its line (0: inherited)
 LOCKED = 3
 PATIENCE_SECONDS = 60
 ROTATION_SECONDS = 3600
@@ -47,7 +50,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}{':' + str(self.line) if self.line else ''}: {self.text}"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.text}" if place else self.text
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Block:
     file: str
     line: int
     patterns: list[str]
-    settings: dict[str, tuple[str, int]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     scripts: dict[str, str] = field(default_factory=dict)
     clashes: list[tuple[int, str]] = field(default_factory=list)
 
@@ -70,7 +74,7 @@ class Block:
         return (self.settings[name][1] if name in self.settings else 0) or self.line
 
 
-def parse(text: str, file: str, inherited: dict[str, tuple[str, int]] | None = None) -> tuple[list[Block], list[str], dict]:
+def parse(text: str, file: str, inherited: Settings | None = None) -> tuple[list[Block], list[str], dict]:
     """Return the blocks of a configuration, what it includes, and the settings it leaves to what comes after it."""
     blocks: list[Block] = []
     includes: list[str] = []
@@ -102,7 +106,7 @@ def parse(text: str, file: str, inherited: dict[str, tuple[str, int]] | None = N
 
 
 def _outside(
-    line: str, number: int, file: str, patterns: list[str], outer: dict[str, tuple[str, int]], includes: list[str]
+    line: str, number: int, file: str, patterns: list[str], outer: Settings, includes: list[str]
 ) -> tuple[str, list[str], Block | None]:
     """Read one line outside of a block: a directive for all that follow, names of files, or the begin of a block."""
     head, brace, rest = line.partition("{")
@@ -132,7 +136,7 @@ def _note(block: Block, directive: str, number: int) -> None:
     note(block.settings, directive, number, block.clashes)
 
 
-def note(settings: dict[str, tuple[str, int]], directive: str, number: int, clashes: list[tuple[int, str]]) -> None:
+def note(settings: Settings, directive: str, number: int, clashes: list[tuple[int, str]]) -> None:
     """Write a directive down. A time and a size exclude each other: the last one wins, which is noted as a clash."""
     words = re.split(r"[\s=]+", directive.strip(), maxsplit=1)
     if not words[0]:
@@ -149,12 +153,22 @@ def note(settings: dict[str, tuple[str, int]], directive: str, number: int, clas
             clashes.append((number, f"size {value} takes the place of {was} in line {line}"))
         settings.pop("frequency", None)
         settings["size"] = (value, number)
+    elif name in ("tabooext", "taboopat"):
+        settings["taboo"] = (" ".join(_taboo(settings, name, value)), number)
     elif name.startswith("no") and name[2:] in ("compress", "copytruncate", "dateext", "create", "sharedscripts", "delaycompress"):
         settings.pop(name[2:], None)
         settings[name] = (value, number)
     else:
         settings.pop(f"no{name}", None)
         settings[name] = (value, number)
+
+
+def _taboo(settings: Settings, name: str, value: str) -> list[str]:
+    """Return the globs of names that are left out from now on; with a + they are added to those of before."""
+    words = [word for word in re.split(r"[\s,]+", value) if word]
+    before = settings["taboo"][0].split() if "taboo" in settings else list(TABOO)
+    kept, words = (before, words[1:]) if words[:1] == ["+"] else ([], words)
+    return [*kept, *(f"*{word}" if name == "tabooext" else word for word in words)]
 
 
 def _words(text: str) -> list[str]:
@@ -166,11 +180,12 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A file that logrotate reads: its text, and whether logrotate ignores it for its mode or owner."""
+    """A file that logrotate reads: its text, and whether logrotate ignores it for its mode or owner, or `hangs` at it."""
 
     path: str
     text: str
     ignored: str = ""
+    hangs: bool = False
 
 
 @dataclass
@@ -180,6 +195,16 @@ class Configuration:
     main: str
     files: list[ConfigFile] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    includes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+
+    def reads(self, path: str) -> bool:
+        """Return whether logrotate reads `path`, or will as soon as it is there."""
+        folder, name = os.path.split(path)
+        return any(
+            os.path.realpath(include) in (os.path.realpath(path), os.path.realpath(folder))
+            and (os.path.realpath(include) != os.path.realpath(folder) or not _is_taboo(name, taboo))
+            for include, taboo in self.includes
+        )
 
     def block_for(self, path: str) -> Block | None:
         """Return the first block that rotates `path`; the others do not."""
@@ -197,31 +222,63 @@ def read_configuration(main: str, folder: str = "") -> Configuration:
     return found
 
 
-def _read_into(found: Configuration, path: str, settings: dict[str, tuple[str, int]], seen: list[str]) -> dict:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except OSError:
+def _read_into(found: Configuration, path: str, settings: Settings, seen: list[str]) -> dict:
+    if is_fifo(path):
+        found.files.append(ConfigFile(path, "", hangs=True))
         return settings
-    ignored = why_ignored(path)
+    try:
+        text = text_of(path)
+        ignored = why_ignored(path)
+    except OSError as error:
+        if os.path.exists(path):
+            found.files.append(ConfigFile(path, "", f"it cannot be read ({error.strerror})"))
+        return settings
     found.files.append(ConfigFile(path, text, ignored))
     if ignored or path in seen:
         return settings
     blocks, includes, after = parse(text, path, settings)
     found.blocks += blocks
+    taboo = tuple(after["taboo"][0].split()) if "taboo" in after else TABOO
     for include in includes:
-        for each in included(include):
+        found.includes.append((include, taboo))
+        for each in included(include, taboo):
             # What a file in a folder sets outside of its blocks ends with it.
             _read_into(found, each, {k: (v, 0) for k, (v, _) in after.items()}, [*seen, path])
     return after
 
 
-def included(path: str) -> list[str]:
-    """Return the files that `include PATH` reads, in their order."""
+def included(path: str, taboo: Iterable[str] = TABOO) -> list[str]:
+    """Return the files that `include PATH` reads, in their order. PATH is no glob; `taboo` are those of names to leave out.
+
+    FIFOs are among them: logrotate opens them, and waits for ever.
+    """
     if not os.path.isdir(path):
-        return [path] if os.path.isfile(path) else sorted(glob.glob(path))
-    names = sorted(n for n in os.listdir(path) if not n.endswith(TABOO_SUFFIXES) and not n.startswith("."))
-    return [each for n in names if os.path.isfile(each := os.path.join(path, n))]
+        return [path] if os.path.isfile(path) or is_fifo(path) else []
+    patterns = tuple(taboo)
+    places = [os.path.join(path, name) for name in sorted(os.listdir(path)) if not _is_taboo(name, patterns)]
+    return [each for each in places if os.path.isfile(each) or is_fifo(each)]
+
+
+def _is_taboo(name: str, taboo: Iterable[str]) -> bool:
+    return any(matches(pattern, name) for pattern in taboo)
+
+
+def is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def text_of(path: str) -> str:
+    """Return the text of a file of configuration, "" where it is no regular file. Raise OSError where it cannot be read."""
+    # Without waiting: nobody may ever write to a FIFO.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        return ""
+    with open(handle, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def why_ignored(path: str) -> str:
@@ -328,6 +385,8 @@ def rotate(tools: Tools, config: str, state: str, force: bool) -> None:
 def parse_state(text: str) -> dict[str, float]:
     """Return when each log was rotated (or first seen), as logrotate remembers it in local time. Raise ValueError if it is none."""
     lines = text.splitlines()
+    if not text:
+        return {}  # as logrotate leaves it where it was ended during its first rotation
     if not lines or not lines[0].startswith("logrotate state -- version"):
         raise ValueError(f"the first line is {(lines or [''])[0][:60]!r}")
     seen = {}

@@ -24,6 +24,8 @@ LATE = 2.0
 # A writer needs a moment to see that its file was renamed.
 STRAY_SECONDS = 60
 DAMAGED_BYTES_PERCENT = 5
+# A finding for each of thousands of files hides the others.
+SHOWN_FILES = 20
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,12 @@ def _plan_policies(picture: Picture, result: Plan, hourly_timer: bool) -> None:
         result.actions.append(action("policies", "logrotate.conf", "there is none"))
     for service in picture.services:
         policy = service.policy
-        if policy.by_logrotate and policy.name not in result.blocked and (service.wanted != service.installed or service.superseded):
+        if policy.by_logrotate and policy.name not in result.blocked and (
+            service.wanted != service.installed or service.superseded or service.ignored
+        ):
             reason = "the policy is new" if not service.installed else "the policy has changed"
+            if service.ignored and service.wanted == service.installed:
+                reason = f"logrotate ignores its file: {service.ignored}"
             if service.superseded and service.wanted == service.installed:
                 reason = f"{', '.join(service.superseded)} is in force again"
             result.actions.append(action("policies", policy.name, reason, detail=f"{policy.frequency}, {policy.reopen}"))
@@ -285,6 +291,7 @@ def retention(service: Service, picture: Picture) -> dict[str, Any]:
 
 _TITLES = {
     "ignored": "logrotate ignores a file of its configuration",
+    "hangs": "logrotate never ends",
     "size-and-time": "A size and a time exclude each other in logrotate",
     "hourly-never": "An hourly rotation never happens",
     "same-name": "A second rotation on one day fails",
@@ -296,9 +303,10 @@ _TITLES = {
     "duplicate": "Two configurations rotate one file",
     "message": "logrotate complains about its configuration",
 }
-_ADVICE = ("copytruncate",)
+_SEVERITIES = {"copytruncate": "info", "hangs": "critical"}
 _REMEDIES = {
     "ignored": "chown root:root, chmod 0644",
+    "hangs": "Remove it",
     "copytruncate": "Let the writer open its file anew (reopen), or accept the loss",
     "duplicate": "Remove one of them; a policy takes over with replaces",
     "no-compressor": "Install it",
@@ -334,7 +342,7 @@ def _configuration(picture: Picture, result: Plan) -> list[dict[str, Any]]:
 def _problem(problem: Problem) -> dict[str, Any]:
     subject = f"{problem.file}:{problem.line}" if problem.line else problem.file
     return finding(f"logrotate-{problem.kind}", _TITLES.get(problem.kind, _TITLES["message"]), subject=subject, observed=problem.text,
-                   severity="info" if problem.kind in _ADVICE else "warning",
+                   severity=_SEVERITIES.get(problem.kind, "warning"),
                    remedy=_REMEDIES.get(problem.kind, "Correct that line, and look at it with logrotate --debug"))  # fmt: skip
 
 
@@ -344,9 +352,11 @@ def _schedule(picture: Picture) -> list[dict[str, Any]]:
     if not picture.scheduler:
         return [finding("logrotate-never-runs", "Nothing starts logrotate", observed="no timer and no cron job", severity="critical",
                         remedy="systemctl enable --now logrotate.timer; in a container without systemd, logs_schedule=run")]  # fmt: skip
-    if picture.scheduler != "run" and picture.last_run and picture.now - picture.last_run > 2.5 * DAY:
-        days = (picture.now - picture.last_run) / DAY
-        return [finding("logrotate-stale", "logrotate has not run for days", observed=f"{days:.1f} days ago", expected="every day",
+    days = (picture.now - picture.last_run) / DAY if picture.last_run else 0.0
+    # A time that is still to come is of a run before the clock was set back.
+    if picture.scheduler != "run" and (days > 2.5 or days < -1):
+        seen = f"{days:.1f} days ago" if days > 0 else f"{-days:.1f} days in the future"
+        return [finding("logrotate-stale", "logrotate has not run for days", observed=seen, expected="every day",
                         remedy="systemctl status logrotate.service; an error in one file makes it fail")]  # fmt: skip
     told = []
     for block in picture.blocks:
@@ -369,10 +379,17 @@ def _files(picture: Picture, thresholds: Thresholds, result: Plan) -> list[dict[
                                 remedy="Add it to logs_policies, or to logs_ignored_paths"))  # fmt: skip
     tightened = {file.path for file in result.tighten}
     for service in picture.services:
-        for file in service.live:
-            if excess_mode(service.policy, file) & 0o007 and file.path not in tightened and service.policy.classification != "public":
-                told.append(finding("log-readable", "A log can be read by everybody", subject=file.path, observed=f"{file.mode:04o}",
-                                    expected=service.policy.mode, remedy="Set the umask of its writer (UMask= of the unit)"))  # fmt: skip
+        policy = service.policy
+        wide = [f for f in service.live if excess_mode(policy, f) & 0o007 and f.path not in tightened and policy.classification != "public"]
+        shown = [(f.path, f"{f.mode:04o}") for f in wide[:SHOWN_FILES]]
+        if len(wide) > SHOWN_FILES:
+            shown.append((policy.name, f"{len(wide) - SHOWN_FILES} more files"))
+        for subject, seen in shown:
+            told.append(finding("log-readable", "A log can be read by everybody", subject=subject, observed=seen,
+                                expected=policy.mode, remedy="Set the umask of its writer (UMask= of the unit)"))  # fmt: skip
+        for path, what in service.no_files:
+            told.append(finding("no-log-file", "A policy names what is never rotated", subject=path, observed=what, expected="a regular file",
+                                remedy="Let the policy name the file itself"))  # fmt: skip
     known = set(result.reopen)
     for service in picture.services:
         for holder in strays_of(picture, service):

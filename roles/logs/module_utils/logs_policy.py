@@ -141,11 +141,24 @@ def policies_from(given: Sequence[Mapping[str, Any]]) -> list[Policy]:
         policy = Policy(**{**fields, **lists})
         told += [f"policy {policy.name or number}: {fault}" for fault in faults(policy)]
         policies.append(policy)
+    told += _shared_files(policies)
     names = [p.name for p in policies]
     told += [f"policy {name} is there twice: give each its own name" for name in sorted({n for n in names if names.count(n) > 1})]
     if told:
         raise ValueError("; ".join(told))
     return policies
+
+
+def _shared_files(policies: Sequence[Policy]) -> list[str]:
+    """Return which policies may be meant for one file: logrotate takes the first of them and skips all of the other."""
+    return [
+        f"the policies {one.name} ({path}) and {other.name} ({hit}) may match one file: give each file to one of them"
+        for number, one in enumerate(policies)
+        for other in policies[number + 1 :]
+        if one.name != other.name
+        for path in one.paths
+        if (hit := next((p for p in other.paths if overlap(path, p)), ""))
+    ]
 
 
 def faults(policy: Policy) -> list[str]:
@@ -339,10 +352,11 @@ def is_ours(text: str) -> bool:
 def covers(patterns: Iterable[str], path: str) -> bool:
     """Return whether one of the globs matches the path, folder by folder as logrotate and the shell do."""
     parts = path.split("/")
-    return any(len(p := pattern.split("/")) == len(parts) and all(map(_matches, p, parts)) for pattern in patterns)
+    return any(len(p := pattern.split("/")) == len(parts) and all(map(matches, p, parts)) for pattern in patterns)
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matches(pattern: str, name: str) -> bool:
+    """Return whether a glob matches a name; one that begins with a dot only where the glob does so too."""
     return fnmatch.fnmatchcase(name, pattern) and (not name.startswith(".") or pattern.startswith("."))
 
 
@@ -353,8 +367,8 @@ def overlap(first: str, second: str) -> bool:
 
 
 def _overlap(first: str, second: str) -> bool:
-    """Whether two globs of one name have a word in common. A bracket counts as any one character."""
-    one, other = (re.sub(r"\[[^\]]+\]", "?", p) for p in (first, second))
+    """Whether two globs of one name have a word in common."""
+    one, other = (_tokens(p) for p in (first, second))
     reached = {(0, 0)}
     todo = [(0, 0)]
     while todo:
@@ -362,15 +376,28 @@ def _overlap(first: str, second: str) -> bool:
         if i == len(one) and j == len(other):
             return True
         steps = []
-        a, b = one[i : i + 1], other[j : j + 1]
+        a, b = "".join(one[i : i + 1]), "".join(other[j : j + 1])
         if a == "*":
             steps += [(i + 1, j)] + ([(i, j + 1)] if b else [])
         if b == "*":
             steps += [(i, j + 1)] + ([(i + 1, j)] if a else [])
-        if a and b and "*" not in (a, b) and (a == b or "?" in (a, b)):
+        if a and b and "*" not in (a, b) and _common_character(a, b):
             steps.append((i + 1, j + 1))
         for step in steps:
             if step not in reached:
                 reached.add(step)
                 todo.append(step)
     return False
+
+
+def _tokens(glob_: str) -> list[str]:
+    """Return a glob as what stands for one character each (a bracket, a question mark, the character itself) and stars."""
+    return re.findall(r"\[[!^]?\][^\]]*\]|\[[^\]]+\]|.", glob_, re.S)
+
+
+def _common_character(first: str, second: str) -> bool:
+    if len(first) == len(second) == 1:
+        return first == second or "?" in (first, second)
+    # Whoever excludes characters leaves thousands of others: two such brackets have one in common.
+    named = {c for token in (first, second) for c in (map(chr, range(33, 127)) if len(token) > 1 else token)}
+    return any(all(fnmatch.fnmatchcase(c, token) for token in (first, second)) for c in named | {"\u20ac"})

@@ -56,7 +56,8 @@ def _staged(folder: Path, change: Change) -> Path:
     source = change.config_dir
     for name in sorted(os.listdir(source)) if os.path.isdir(source) else []:
         if os.path.isfile(os.path.join(source, name)) and name not in change.gone:
-            shutil.copy(os.path.join(source, name), place / name)
+            with contextlib.suppress(PermissionError):  # logrotate, as this user, does not read it either
+                shutil.copy(os.path.join(source, name), place / name)
     for name, text in change.new.items():
         _write(place / name, text)
     try:

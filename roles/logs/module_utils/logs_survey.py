@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import grp
 import os
 import pwd
+import re
+import stat
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -32,6 +35,8 @@ from ansible.module_utils.logs_logrotate import (
     overlaps,
     parse_state,
     read_configuration,
+    text_of,
+    why_ignored,
 )
 from ansible.module_utils.logs_policy import (
     Policy,
@@ -80,7 +85,10 @@ class Given:
 
 @dataclass
 class Service:
-    """The files of one policy: `live` now, `rotated` from the oldest on, and those that hold them open for writing."""
+    """The files of one policy: `live` now, `rotated` from the oldest on, and those that hold them open for writing.
+
+    `ignored` says why logrotate ignores its configuration as it is installed; `no_files` are paths that are something else.
+    """
 
     policy: Policy
     live: list[LogFile] = field(default_factory=list)
@@ -92,7 +100,9 @@ class Service:
     superseded: list[str] = field(default_factory=list)
     blocked: str = ""
     unknown_owner: str = ""
+    ignored: str = ""
     refused: list[str] = field(default_factory=list)
+    no_files: list[tuple[str, str]] = field(default_factory=list)
     forecast: Forecast | None = None
     history: list[tuple[float, float]] = field(default_factory=list)
 
@@ -163,13 +173,22 @@ class Picture:
 def free_space(path: str) -> FileSystem:
     """Return the file system that holds `path`, which must be there."""
     found = os.statvfs(path)
-    place = os.path.realpath(path)
-    while not os.path.ismount(place):
-        place = os.path.dirname(place)
     return FileSystem(
-        place, os.stat(path).st_dev, found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize,
+        _mount_of(os.path.realpath(path)), os.stat(path).st_dev, found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize,
         found.f_bfree * found.f_frsize, found.f_files, found.f_favail, bool(found.f_flag & os.ST_RDONLY),
     )  # fmt: skip
+
+
+def _mount_of(path: str) -> str:
+    """Return the mount that holds a path. A bind mount is known by the kernel's list alone, as its device is that of its origin."""
+    best = "/"
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split()[4])
+            # Of two at one place the later one is on top.
+            if len(point) >= len(best) and (path == point or path.startswith(f"{point.rstrip('/')}/")):
+                best = point
+    return best
 
 
 class Surveyor:
@@ -194,7 +213,7 @@ class Surveyor:
         picture.main_missing = not os.path.exists(given.config)
         picture.services = [self._service(policy, configuration, picture.held) for policy in given.policies]
         picture.gone = self._gone()
-        self._try_out(picture)
+        self._try_out(picture, [f.path for f in configuration.files if f.hangs])
         picture.blocks = [b for b in configuration.blocks if not self._ours(b.file)]
         self._read_state(picture)
         self._read_schedule(picture)
@@ -220,7 +239,7 @@ class Surveyor:
         return [name for name in wanted if not self.tools.has(name)]
 
     def _service(self, policy: Policy, configuration: Configuration, held: str) -> Service:
-        service = Service(policy, live_files(policy.paths), rotated_files(policy.paths))
+        service = Service(policy, live_files(policy.paths), rotated_files(policy.paths), no_files=_no_files(policy.paths))
         if not policy.by_logrotate:
             return service
         owner, group, service.unknown_owner = self._owner(policy, service.live)
@@ -237,15 +256,21 @@ class Surveyor:
             held=held,
         )
         service.wanted = config_text(policy, service.rendering, self.given.server)
-        service.installed = _text(os.path.join(self.given.config_dir, policy.file_name))
+        place = os.path.join(self.given.config_dir, policy.file_name)
+        service.installed = _text(place)
+        service.ignored = why_ignored(place) if service.installed else ""
         service.superseded = [name for name in policy.replaces if os.path.isfile(os.path.join(self.given.config_dir, name))]
         service.blocked = self._in_the_way(policy, configuration)
         return service
 
-    def _try_out(self, picture: Picture) -> None:
+    def _try_out(self, picture: Picture, hanging: list[str]) -> None:
         """Note what is wrong with new configuration; what is in place already was tried out before."""
         new = [s for s in picture.services if s.policy.by_logrotate and s.wanted != s.installed and not s.blocked]
         if not new:
+            return
+        if hanging:
+            for service in new:
+                service.refused = [f"it waits for ever at {hanging[0]}, a FIFO: remove that"]
             return
         replaced = {name for s in new for name in s.policy.replaces}
         gone = replaced | {os.path.basename(path) for path in picture.gone}
@@ -278,6 +303,11 @@ class Surveyor:
     def _in_the_way(self, policy: Policy, configuration: Configuration) -> str:
         """Return which other configuration rotates files of this policy, or could: logrotate would skip one of both."""
         mine = os.path.join(self.given.config_dir, policy.file_name)
+        if os.path.exists(configuration.main) and not configuration.reads(mine):
+            ignored = next((f.ignored for f in configuration.files if f.path == configuration.main and f.ignored), "")
+            if ignored:
+                return f"logrotate ignores {configuration.main}: {ignored}"
+            return f"logrotate never reads {mine}: add the line `include {self.given.config_dir}` to {configuration.main}"
         replaced = {os.path.join(self.given.config_dir, name) for each in self.given.policies for name in each.replaces}
         for block in configuration.blocks:
             if block.file in replaced or block.file == mine:
@@ -287,8 +317,10 @@ class Surveyor:
                 continue
             for pattern in block.patterns:
                 if hit := next((path for path in policy.paths if overlap(pattern, path)), ""):
-                    name = os.path.basename(block.file)
-                    return f"{hit} is rotated by {block.file}:{block.line} already ({pattern}): add {name} to replaces, or take the path out"
+                    folder, name = os.path.split(block.file)
+                    beside = os.path.realpath(folder) == os.path.realpath(self.given.config_dir)
+                    remedy = f"add {name} to replaces, or take the path out" if beside else "take the path out of one of them"
+                    return f"{hit} is rotated by {block.file}:{block.line} already ({pattern}): {remedy}"
         return ""
 
     def _gone(self) -> dict[str, str]:
@@ -347,6 +379,8 @@ class Surveyor:
     def _judge_configuration(self, picture: Picture, configuration: Configuration) -> None:
         schedule = self.frequency()
         for file in configuration.files:
+            if file.hangs:
+                picture.problems.append(Problem("hangs", file.path, 0, "it is a FIFO, and logrotate waits for ever for somebody to write to it"))
             if file.ignored:
                 picture.problems.append(Problem("ignored", file.path, 0, f"logrotate ignores it: {file.ignored}"))
         for block in configuration.blocks:
@@ -354,7 +388,7 @@ class Surveyor:
             # What a policy of ours asks for is judged with the policy.
             picture.problems += [p for p in lint(block, schedule) if not (ours and p.kind in ("copytruncate", "hourly-never"))]
         picture.problems += overlaps(configuration.blocks)
-        if self.tools.has("logrotate") and not picture.main_missing:
+        if self.tools.has("logrotate") and not picture.main_missing and not any(f.hangs for f in configuration.files):
             told = messages(self._debug(), [f.path for f in configuration.files])
             known = {(p.file, p.line) for p in picture.problems}
             picture.problems += [p for p in told if (p.file, p.line) not in known and not p.text.startswith("found error in file")]
@@ -367,9 +401,13 @@ class Surveyor:
 
     def _read_holders(self, picture: Picture) -> None:
         places = [*self.given.dirs, *(os.path.dirname(path) for service in picture.services for path in service.policy.paths)]
-        folders = tuple(f"{place.rstrip('/')}/" for place in places)
-        seen = look_for_holders(lambda path: path.startswith(folders))
-        found, picture.complete = seen.holders, seen.complete
+        # The kernel tells a file by the name that it has behind links, and in the namespace of its process.
+        names = {f"{os.path.realpath(place)}/": f"{place.rstrip('/')}/" for place in places}
+        known = {(f.device, f.inode) for s in picture.services for f in [*s.live, *s.rotated]}
+        seen = look_for_holders(None)
+        renamed = [replace(h, path=_as_given(h.path, names)) for h in seen.holders]
+        found = [h for h in renamed if (h.device, h.inode) in known or h.path.startswith(tuple(names.values()))]
+        picture.complete = seen.complete
         for service in picture.services:
             inodes = {(f.device, f.inode) for f in [*service.live, *service.rotated]}
             service.writers = [h for h in found if h.writes and (h.device, h.inode) in inodes]
@@ -415,11 +453,11 @@ class Surveyor:
 
     def _filesystems(self, picture: Picture, write: bool) -> list[FileSystem]:
         places = [*self.given.filesystems, *(os.path.dirname(f.path) for s in picture.services for f in s.live)]
-        found: dict[int, FileSystem] = {}
+        found: dict[tuple[int, bool], FileSystem] = {}
         for place in places:
             with contextlib.suppress(OSError):
                 each = free_space(place)
-                found.setdefault(each.device, each)
+                found.setdefault((each.device, each.read_only), each)
         samples = self.memory.setdefault("samples", {})
         result = []
         for each in found.values():
@@ -481,6 +519,30 @@ def _rotates_as(owner: str, group: str, folders: list[str]) -> str:
     return f"{owner} {group}" if writes else "root root"
 
 
+def _no_files(patterns: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what the globs match and logrotate does not rotate, with what it is: links to logs, FIFOs, folders that are named."""
+    told = {}
+    for pattern in patterns:
+        for path in glob.glob(pattern):
+            found = _stat(path)
+            if found is None or (stat.S_ISREG(found.st_mode) and not os.path.islink(path)) or is_rotated(path):
+                continue
+            if stat.S_ISREG(found.st_mode) and not covers(patterns, os.path.realpath(path)):
+                told[path] = f"a link to {os.path.realpath(path)}"
+            elif stat.S_ISFIFO(found.st_mode):
+                told[path] = "a FIFO"
+            elif stat.S_ISDIR(found.st_mode) and path == pattern:
+                told[path] = "a folder"
+    return sorted(told.items())
+
+
+def _as_given(path: str, names: Mapping[str, str]) -> str:
+    """Return a path behind links by the name of its folder that the policies have; `names` are folders, behind links and as given."""
+    folder, name = os.path.split(path)
+    given = names.get(f"{folder}/")
+    return f"{given}{name}" if given else path
+
+
 def _stat(path: str) -> os.stat_result | None:
     with contextlib.suppress(OSError):
         return os.stat(path)
@@ -504,11 +566,11 @@ def _known(look: Callable[[str], Any], name: str) -> bool:
 
 
 def _text(path: str) -> str:
+    """Return what is in a file of configuration; "" where it is none, or not for this user to read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return text_of(path)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP):
             return ""
         raise
 

@@ -105,11 +105,12 @@ class Logs:
 
     def _remove(self, path: str, text: str) -> None:
         """Remove a policy that is gone, and give back what it had taken the place of."""
-        os.unlink(path)
         still = {os.path.join(self.given.config_dir, name) for policy in self.given.policies for name in policy.replaces}
         for original in restorable(text, self.given.config_dir):
             if original not in still and os.path.isfile(original + DISABLED) and not os.path.lexists(original):
                 os.replace(original + DISABLED, original)
+        # Last, as its text is all that says what has to be given back.
+        os.unlink(path)
         sync_folder(Path(self.given.config_dir))
 
     def _set_timer(self, picture: Picture) -> None:
