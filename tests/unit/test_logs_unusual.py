@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_what_this_user_cannot_read_is_told(host: Host) -> None:
     host.policies({"name": "app"})
     host.log("app.log", 5)
     os.chown(host.logs / "app.log", 65534, 65534)
-    host.look()  # whatever Python loads late is loaded: the child may not read where it is installed
+    host.look(write=False)  # whatever Python loads late is loaded: the child may not read where it is installed
     reader, writer = os.pipe()
     if not (child := os.fork()):
         try:
@@ -298,6 +299,29 @@ def test_a_writer_in_another_mount_namespace_is_seen(host: Host) -> None:
     assert [w.pid for w in host.look()[0].services[0].writers] == [writer.pid]
     path.rename(f"{path}-20260101-1767225600")
     assert host.look()[1].reopen == ["app"]
+
+
+def test_a_writer_that_does_not_watch_though_its_policy_says_so_is_told(host: Host) -> None:
+    path = host.write("app.log", "stubborn")
+    host.policies({"name": "app"}, reopen_wait_seconds=0.1)
+    old = Path(f"{path}-20260101-{time.time() - 600:.0f}")
+    path.rename(old)
+    path.touch(0o640)
+    size = old.stat().st_size
+    wait(lambda: old.stat().st_size > size)
+    assert host.look()[1].reopen == ["app"]
+
+
+def test_an_idle_writer_that_watches_is_left_in_peace(app: Host) -> None:
+    path = app.log("app.log", 3, age_days=0.5)
+    writer = subprocess.Popen([sys.executable, "-c", f"import time; f = open({str(path)!r}, 'a'); print(1, flush=True); time.sleep(60)"],
+                              stdout=subprocess.PIPE)  # fmt: skip
+    app.writers.append((writer, path))
+    assert writer.stdout and writer.stdout.readline()
+    app.policies({"name": "app", "keep": 9}, reopen_wait_seconds=0.1)
+    assert [a["result"] for a in app.carry_out().actions] == ["done", "done"]
+    _, planned = app.look()
+    assert planned.actions == [] and not ids(planned.findings) & {"writer-on-rotated", "writer-waits"}
 
 
 def test_a_look_starts_logrotate_twice_at_most(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.logs_archive import Kept
-from ansible.module_utils.logs_files import LogFile
+from ansible.module_utils.logs_files import LogFile, live_name
 from ansible.module_utils.logs_logrotate import Problem
 from ansible.module_utils.logs_policy import SECONDS, Policy, covers
 from ansible.module_utils.logs_survey import FileSystem, Picture, Service
@@ -188,18 +188,24 @@ def overdue(service: Service, picture: Picture) -> tuple[str, Any, Any, str] | N
 def strays_of(picture: Picture, service: Service) -> list[Any]:
     """Return who still writes to a rotated or deleted file of this policy, though its live file is another."""
     lives = {f.path for f in service.live}
-    rotated = {(f.device, f.inode) for f in service.rotated}
+    rotated = {(f.device, f.inode): f for f in service.rotated}
+    # One that watches its file looks with its next line: as long as it writes none, it may hold what it has.
+    watches = service.policy.reopen == "watched"
     told = []
-    # Where nothing was written since the rotation, a writer that watches its file has not looked yet.
-    if service.policy.reopen == "watched" and all(picture.now - f.mtime < STRAY_SECONDS for f in service.rotated[-1:]):
-        return []
     for holder in picture.strays:
         if holder.deleted:
-            if holder.path in lives or covers(service.policy.paths, holder.path):
+            if not watches and (holder.path in lives or covers(service.policy.paths, holder.path)):
                 told.append(holder)
-        elif (holder.device, holder.inode) in rotated:
+        elif (file := rotated.get((holder.device, holder.inode))) and (not watches or _written_since(file, picture)):
             told.append(holder)
     return told
+
+
+def _written_since(file: LogFile, picture: Picture) -> bool:
+    """Return whether a rotated file was written to after its rotation, as far as that is known by its name or logrotate's memory."""
+    stamp = re.search(r"-(\d{9,11})(?:\.\w+)?$", file.path)
+    moment = float(stamp[1]) if stamp else picture.rotated_at.get(live_name(file.path))
+    return moment is None or file.mtime > moment + STRAY_SECONDS
 
 
 # --- archive and retention ------------------------------------------------------------------------------------------
