@@ -12,13 +12,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible.module_utils import logs_logrotate
+from ansible.module_utils import logs_logrotate, logs_work
 from ansible.module_utils.logs_archive import FolderArchive
 from ansible.module_utils.logs_files import rotated_files, rotated_of
 from ansible.module_utils.logs_planner import Thresholds, plan
 from ansible.module_utils.logs_policy import DISABLED
+from ansible.module_utils.logs_survey import Surveyor
+from ansible.module_utils.logs_work import Logs
 from ansible.module_utils.runbook_tools import ToolError, Tools
 from support.logs import DAY, Host, ids, wait
 
@@ -393,6 +396,23 @@ def test_the_app_rotates_by_itself_under_the_eyes_of_the_role(host: Host) -> Non
     numbers = [int(json.loads(line)["message"].split()[1]) for p in files for line in p.read_text().splitlines()]
     assert sorted(numbers) == list(range(1, last + 1))
     assert not [p for p in host.archive.rglob("*.log*") if p.is_file()]
+
+
+def test_a_file_that_the_app_rotates_on_meanwhile_is_no_failure(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.policies({"name": "app", "rotated_by": "application", "mode": "0600"})
+    host.log("app.log")
+    path = host.log("app.log.1")
+    real = logs_work.plan
+
+    def planned(*given: Any, **more: Any) -> Any:
+        result = real(*given, **more)
+        path.unlink(missing_ok=True)
+        return result
+
+    logs = Logs(Surveyor(host.given), Thresholds())
+    monkeypatch.setattr(logs_work, "plan", planned)
+    logs.policies()
+    assert logs.findings == []
 
 
 # --- killed ---------------------------------------------------------------------------------------------------------

@@ -257,9 +257,13 @@ class Logs:
 
 def _tighten(file: LogFile, policy: Policy) -> None:
     """Take away what the mode of a file allows beyond its policy. One that was rotated on meanwhile has its turn in the next run."""
-    with contextlib.suppress(FileNotFoundError), opened(file.path) as handle:
-        if os.fstat(handle.fileno()).st_ino == file.inode:
-            os.fchmod(handle.fileno(), file.mode & int(policy.mode, 8))
+    try:
+        with opened(file.path) as handle:
+            if os.fstat(handle.fileno()).st_ino == file.inode:
+                os.fchmod(handle.fileno(), file.mode & int(policy.mode, 8))
+    except ArchiveError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
 
 
 def hourly_timer_due(surveyor: Surveyor, picture: Picture) -> bool:
