@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from ansible.module_utils import logs_logrotate, logs_work
 from ansible.module_utils.logs_archive import FolderArchive
+from ansible.module_utils.logs_arguments import printable
 from ansible.module_utils.logs_files import rotated_files, rotated_of
 from ansible.module_utils.logs_planner import Thresholds, plan
 from ansible.module_utils.logs_policy import DISABLED
-from ansible.module_utils.logs_survey import Surveyor
+from ansible.module_utils.logs_proof import stand_ins
+from ansible.module_utils.logs_survey import Surveyor, files_to_scan
 from ansible.module_utils.logs_work import Logs
 from ansible.module_utils.runbook_tools import ToolError, Tools
 from support.logs import DAY, Host, ids, wait
@@ -201,6 +203,14 @@ def test_findings_about_thousands_of_files_leave_room_for_others(host: Host) -> 
     assert len(told) == 21 and (told[-1]["subject"], told[-1]["observed"]) == ("app", "30 more files")
 
 
+def test_a_proof_needs_no_stand_in_for_each_of_thousands(host: Host) -> None:
+    host.policies({"name": "app", "paths": [f"{host.logs}/*.log"]})
+    for number in range(100):
+        host.log(f"a{number}.log")
+    assert len(stand_ins(host.look()[0].services[0].live)) == 20
+    assert [a["result"] for a in host.carry_out().actions] == ["done"] * 3 and host.look()[1].actions == []
+
+
 @root_only
 @pytest.mark.parametrize("flags", ["bind", "immutable"])
 def test_a_folder_that_takes_no_change_is_told_and_loses_nothing(host: Host, flags: str) -> None:
@@ -225,6 +235,23 @@ def test_a_folder_that_takes_no_change_is_told_and_loses_nothing(host: Host, fla
     read_only = [f["subject"] for f in planned.findings if f["id"] == "filesystem-read-only"]
     assert read_only == ([str(host.logs)] if flags == "bind" else [])
     assert [a["result"] for a in host.carry_out().actions] == ["done"] and host.look()[1].actions == []
+
+
+def test_a_name_that_is_no_text_is_shown_and_not_handed_on(host: Host) -> None:
+    host.policies({"name": "app", "paths": [f"{host.logs}/*.log"]})
+    host.log("app.log")
+    host.log("with spaces 'and quotes'.log")
+    odd = os.fsdecode(os.fsencode(host.logs) + b"/n\xe9\xff.log")
+    Path(odd).write_text("line\n")
+    Path(odd).chmod(0o644)
+    picture, planned = host.look()
+    assert [os.path.basename(f["path"]) for f in files_to_scan(picture)] == ["app.log", "with spaces 'and quotes'.log"]
+    assert [f["subject"] for f in planned.findings if f["id"] == "odd-name"] == [odd]
+    shown = json.dumps(
+        printable(planned.findings), ensure_ascii=False
+    ).encode()  # which Ansible does, and fails otherwise
+    assert b"/n\\\\xe9\\\\xff.log" in shown
+    assert [a["result"] for a in host.carry_out().actions] == ["done"] * 3 and host.look()[1].actions == []
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -423,7 +450,7 @@ sys.path.insert(0, {tests!r})
 import conftest
 from pathlib import Path
 from ansible.module_utils import logs_archive, logs_logrotate, logs_proof, logs_work
-from ansible.module_utils.logs_survey import Surveyor
+from ansible.module_utils.logs_survey import Surveyor, files_to_scan
 from support.logs import Host
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)

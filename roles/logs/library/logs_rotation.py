@@ -108,7 +108,14 @@ runbook: {description: Actions with before and after, and findings for what coul
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.logs_arguments import ARGUMENTS, carried_out, given_from, redact_from, thresholds_from
+from ansible.module_utils.logs_arguments import (
+    ARGUMENTS,
+    carried_out,
+    given_from,
+    printable,
+    redact_from,
+    thresholds_from,
+)
 from ansible.module_utils.logs_survey import Surveyor
 from ansible.module_utils.logs_work import Logs
 from ansible.module_utils.runbook_lease import RENEWED_ARGUMENTS, renewed
@@ -135,7 +142,7 @@ def main() -> None:
             getattr(made[0], given["step"])()
 
     carried_out(module, act, told)
-    done = told()
+    done = printable(told())
     module.exit_json(changed=any(a["result"] == "done" for a in done["actions"]), runbook=report(done["findings"], done["actions"]))
 
 

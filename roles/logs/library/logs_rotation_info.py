@@ -104,7 +104,14 @@ runbook: {description: Findings, and in check mode the plan as actions, type: di
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.logs_arguments import ARGUMENTS, carried_out, given_from, policy_rows, thresholds_from
+from ansible.module_utils.logs_arguments import (
+    ARGUMENTS,
+    carried_out,
+    given_from,
+    policy_rows,
+    printable,
+    thresholds_from,
+)
 from ansible.module_utils.logs_planner import facts_of, plan
 from ansible.module_utils.logs_survey import Surveyor, files_to_scan
 from ansible.module_utils.logs_work import hourly_timer_due
@@ -125,7 +132,7 @@ def main() -> None:
         picture = surveyor.look(write=not module.check_mode)
         planned = plan(picture, thresholds_from(module.params["thresholds"]), given.archive_after_days, hourly_timer_due(surveyor, picture))
         shown = planned.actions if module.check_mode else []
-        return {
+        return printable({
             "diff": {"before_header": "due", "after_header": "planned", "before": "", "after": plan_lines(planned.actions)},
             "plan": planned.actions,
             "missing": picture.missing if given.manage_packages else [],
@@ -133,7 +140,7 @@ def main() -> None:
             "policies": policy_rows(given.policies, given.server),
             "facts": facts_of(picture),
             "runbook": report(planned.findings, shown, complete=True),
-        }
+        })
 
     result = carried_out(module, look, dict)
     module.exit_json(changed=bool(module.check_mode and result["plan"]), **result)

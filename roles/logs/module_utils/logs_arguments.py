@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -163,6 +164,15 @@ def policy_rows(policies: tuple[Policy, ...], server: Server) -> list[dict[str, 
     ]  # fmt: skip
 
 
+def printable(value: Any) -> Any:
+    """Return a result with the bytes of names that are no UTF-8 written as \\xNN: Ansible refuses a result that has them as they are."""
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", lambda m: f"\\x{ord(m[0]) & 0xFF:02x}", value)
+    if isinstance(value, dict):
+        return {printable(name): printable(each) for name, each in value.items()}
+    return [printable(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
 def carried_out(module: Any, act: Callable[[], Value], told: Callable[[], dict[str, Any]]) -> Value:
     """Return what `act` does. Where that is refused, unreachable or fails, the module ends with what was `told` so far."""
     outcome: str | None = None
@@ -176,6 +186,6 @@ def carried_out(module: Any, act: Callable[[], Value], told: Callable[[], dict[s
         message = f"{type(error).__name__}: {error}"
     so_far = told()
     return module.fail_json(
-        msg=message,
-        runbook=report(so_far.get("findings", []), so_far.get("actions", []), outcome=outcome, message=message),
+        msg=printable(message),
+        runbook=printable(report(so_far.get("findings", []), so_far.get("actions", []), outcome=outcome, message=message)),
     )

@@ -385,17 +385,7 @@ def _files(picture: Picture, thresholds: Thresholds, result: Plan) -> list[dict[
                                 remedy="Add it to logs_policies, or to logs_ignored_paths"))  # fmt: skip
     tightened = {file.path for file in result.tighten}
     for service in picture.services:
-        policy = service.policy
-        wide = [f for f in service.live if excess_mode(policy, f) & 0o007 and f.path not in tightened and policy.classification != "public"]
-        shown = [(f.path, f"{f.mode:04o}") for f in wide[:SHOWN_FILES]]
-        if len(wide) > SHOWN_FILES:
-            shown.append((policy.name, f"{len(wide) - SHOWN_FILES} more files"))
-        for subject, seen in shown:
-            told.append(finding("log-readable", "A log can be read by everybody", subject=subject, observed=seen,
-                                expected=policy.mode, remedy="Set the umask of its writer (UMask= of the unit)"))  # fmt: skip
-        for path, what in service.no_files:
-            told.append(finding("no-log-file", "A policy names what is never rotated", subject=path, observed=what, expected="a regular file",
-                                remedy="Let the policy name the file itself"))  # fmt: skip
+        told += _files_of(service, tightened)
     known = set(result.reopen)
     for service in picture.services:
         for holder in strays_of(picture, service):
@@ -407,6 +397,27 @@ def _files(picture: Picture, thresholds: Thresholds, result: Plan) -> list[dict[
     if not picture.complete:
         told.append(finding("holders-incomplete", "Not every process could be looked into", severity="info", observed="this user sees its own alone",
                             remedy="Run it with become"))  # fmt: skip
+    return told
+
+
+def _files_of(service: Service, tightened: set[str]) -> list[dict[str, Any]]:
+    """Return what is wrong with modes, names and kinds of a policy's files; `tightened` are put in order by this run."""
+    told = []
+    policy = service.policy
+    wide = [f for f in service.live if excess_mode(policy, f) & 0o007 and f.path not in tightened and policy.classification != "public"]
+    shown = [(f.path, f"{f.mode:04o}") for f in wide[:SHOWN_FILES]]
+    if len(wide) > SHOWN_FILES:
+        shown.append((policy.name, f"{len(wide) - SHOWN_FILES} more files"))
+    for subject, seen in shown:
+        told.append(finding("log-readable", "A log can be read by everybody", subject=subject, observed=seen,
+                            expected=policy.mode, remedy="Set the umask of its writer (UMask= of the unit)"))  # fmt: skip
+    for file in [*service.live, *service.rotated]:
+        if not file.path.isprintable():
+            told.append(finding("odd-name", "A log has a name that is no plain text", subject=file.path, severity="info",
+                                observed="its lines are not scanned", remedy="Rename it"))  # fmt: skip
+    for path, what in service.no_files:
+        told.append(finding("no-log-file", "A policy names what is never rotated", subject=path, observed=what, expected="a regular file",
+                            remedy="Let the policy name the file itself"))  # fmt: skip
     return told
 
 

@@ -22,6 +22,7 @@ from ansible.module_utils.runbook_result import finding
 from ansible.module_utils.runbook_tools import ToolError, Tools
 
 LINES = 20
+STAND_INS = 20
 
 
 @dataclass
@@ -47,8 +48,7 @@ class Proof:
         """Rotate stand-ins with this very configuration, twice. Raise ToolError for what does not come out as it must."""
         place = folder / "logs"
         place.mkdir(mode=0o755)
-        names = [os.path.basename(f.path) for f in self.service.live] or ["stand-in.log"]
-        files = [place / name for name in dict.fromkeys(names)]
+        files = [place / name for name in stand_ins(self.service.live)]
         self._like_the_folder(place)
         config = folder / "proof.conf"
         config.write_text(self._stand_in_text([str(path) for path in files]), encoding="utf-8")
@@ -153,6 +153,13 @@ class Proof:
             if not left or time.monotonic() > until:
                 return left
             time.sleep(0.1)
+
+
+def stand_ins(live: Sequence[LogFile]) -> list[str]:
+    """Return names of stand-ins: those of live files as far as a configuration takes them as they are, and not thousands."""
+    names = (os.path.basename(file.path) for file in live)
+    plain = dict.fromkeys(name for name in names if re.fullmatch(r"[A-Za-z0-9_.+,@=-]+", name))
+    return list(plain)[:STAND_INS] or ["stand-in.log"]
 
 
 def _names(found: Sequence[Holder]) -> str:

@@ -580,10 +580,13 @@ def restorable(text: str, config_dir: str) -> list[str]:
 
 
 def files_to_scan(picture: Picture) -> list[dict[str, str]]:
-    """Return the files whose new lines are read: live ones and rotated ones that are not compressed."""
+    """Return the files whose new lines are read: live ones and rotated ones that are not compressed.
+
+    Names that are no UTF-8 cannot be handed on; the planner tells of them.
+    """
     return [
         {"path": file.path, "policy": service.policy.name, "classification": service.policy.classification}
         for service in picture.services
         for file in [*service.live, *service.rotated]
-        if not file.compressed
+        if not file.compressed and file.path.isprintable()
     ]
