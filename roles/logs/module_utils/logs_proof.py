@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.logs_archive import opened, suffix_of, unpacked
-from ansible.module_utils.logs_files import LogFile, look_at, rotated_of
+from ansible.module_utils.logs_files import LogFile, live_name, look_at, rotated_files, rotated_of
 from ansible.module_utils.logs_holders import Holder, look
 from ansible.module_utils.logs_logrotate import rotate
 from ansible.module_utils.logs_survey import Service
@@ -118,13 +118,16 @@ class Proof:
     def of_live(self, before: Sequence[LogFile]) -> Seen:
         """Given the files as they were before a rotation, return whether nothing was lost and who writes to the new ones."""
         seen = Seen()
+        beside: dict[str, list[LogFile]] = {}
+        for each in rotated_files(self.service.policy.paths):
+            beside.setdefault(live_name(each.path), []).append(each)
         for file in before:
             now = look_at(file.path)
             if self.service.policy.reopen == "copytruncate":
                 if now is None or now.inode != file.inode or now.size >= max(file.size, 1):
                     seen.fault = f"{file.path} was not truncated"
                 continue
-            rotated = {f.inode: f for f in rotated_of(file.path)}
+            rotated = {f.inode: f for f in beside.get(file.path, [])}
             kept = rotated.get(file.inode)
             if kept is None and not any(f.compressed for f in rotated.values()):
                 seen.fault = f"{file.path} was not rotated: no rotated file has its inode"
