@@ -75,7 +75,7 @@ lab = pickle.load(open({pickle!r}, "rb"))
 left = {times}
 def watch(frame, event, argument):
     global left
-    if event == {event!r} and frame.f_code.co_name == {function!r} and "backups_" in frame.f_code.co_filename:
+    if event == {event!r} and frame.f_code.co_name == {function!r} and any(n in frame.f_code.co_filename for n in ("backups_", "runbook_restic")):
         left -= 1
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)

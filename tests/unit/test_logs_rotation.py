@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -366,6 +367,32 @@ def test_folders_of_others_are_rotated_as_them(host: Host) -> None:
     text = (host.folder / "llm-cost-tracker-app").read_text()
     assert "su nobody nogroup" in text and text.startswith(MARK)
     assert {f.uid for f in rotated_of(str(path))} == {nobody.pw_uid}
+
+
+def test_a_policy_without_a_folder_here_is_for_other_hosts(host: Host) -> None:
+    host.policies({"name": "app"}, {"name": "other", "paths": ["/nonexistent/logs/*.log"], "owner": "nobody-of-that-name", "group": "adm"})
+    host.log("app.log")
+    host.carry_out()
+    picture, planned = host.look()
+    assert planned.actions == [] and not planned.blocked and len(picture.services) == 2
+    assert os.listdir(host.folder) == ["llm-cost-tracker-app"]
+
+
+def test_a_signal_that_would_end_workers_is_refused(host: Host) -> None:
+    path = host.log("app.log")
+    script = host.root / "uvicorn"
+    script.write_text("import time\nprint('up', flush=True)\ntime.sleep(600)\n")
+    app = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
+    try:
+        assert app.stdout and app.stdout.readline() == b"up\n"
+        Path(f"{path}.pid").write_text(f"{app.pid}\n")
+        host.policies({"name": "app", "reopen": "signal", "signal": "USR1", "pid_file": f"{path}.pid"})
+        assert "workers end at USR1" in host.look()[1].blocked["app"]
+        host.policies({"name": "app", "reopen": "signal", "signal": "HUP", "pid_file": f"{path}.pid"})
+        assert not host.look()[1].blocked
+    finally:
+        app.kill()
+        app.wait()
 
 
 # --- killed -----------------------------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.logs_archive import hold
 from ansible.module_utils.logs_arguments import ARCHIVE_ARGUMENTS, BadInput, archive_from, carried_out, redact_from
+from ansible.module_utils.logs_files import printable
 from ansible.module_utils.logs_reclaim import Ladder, LogPolicy, Reclaim, ReclaimRefused, ladders
 from ansible.module_utils.runbook_lease import RENEWED_ARGUMENTS, renewed
 from ansible.module_utils.runbook_result import report
@@ -195,7 +196,7 @@ def main() -> None:
     }
     done = told()
     changed = any(one["result"] in ("done", "planned") for one in done["actions"])
-    module.exit_json(changed=changed, facts=facts, runbook=report(done["findings"], done["actions"]))
+    module.exit_json(changed=changed, **printable({"facts": facts, "runbook": report(done["findings"], done["actions"])}))
 
 
 if __name__ == "__main__":

@@ -112,10 +112,10 @@ from ansible.module_utils.logs_arguments import (
     ARGUMENTS,
     carried_out,
     given_from,
-    printable,
     redact_from,
     thresholds_from,
 )
+from ansible.module_utils.logs_files import printable
 from ansible.module_utils.logs_survey import Surveyor
 from ansible.module_utils.logs_work import Logs
 from ansible.module_utils.runbook_lease import RENEWED_ARGUMENTS, renewed

@@ -109,9 +109,9 @@ from ansible.module_utils.logs_arguments import (
     carried_out,
     given_from,
     policy_rows,
-    printable,
     thresholds_from,
 )
+from ansible.module_utils.logs_files import printable
 from ansible.module_utils.logs_planner import facts_of, plan
 from ansible.module_utils.logs_survey import Surveyor, files_to_scan
 from ansible.module_utils.logs_work import hourly_timer_due

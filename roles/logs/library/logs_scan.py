@@ -54,6 +54,7 @@ import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.logs_files import printable
 from ansible.module_utils.logs_leaks import LogFile, look, remember, remembered
 from ansible.module_utils.logs_scanner import Limits
 from ansible.module_utils.runbook_result import report
@@ -107,7 +108,7 @@ def main() -> None:
     except Exception as error:
         # Ansible would show the text of the error, with what is in the log.
         module.fail_json(msg=where(error), runbook=report(message=where(error)))
-    module.exit_json(changed=False, facts=seen.facts, runbook=report(seen.findings))
+    module.exit_json(changed=False, **printable({"facts": seen.facts, "runbook": report(seen.findings)}))
 
 
 if __name__ == "__main__":

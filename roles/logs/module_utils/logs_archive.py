@@ -120,7 +120,7 @@ class FolderArchive:
         with self._locked(), opened(path) as source:
             before = os.fstat(source.fileno())
             if any(k.mtime == before.st_mtime and live(k.source) == live(path) for k in self._kept.values()):
-                known = self._known(policy, path, digest(source), redact)
+                known = self._known(policy, path, digest(source), before.st_mtime, redact)
                 if known:
                     return known
             try:
@@ -177,8 +177,8 @@ class FolderArchive:
             for kept in gone:
                 self._unlink(kept.name)
 
-    def _known(self, policy: str, path: str, sha256: str, redact: Redact | None) -> Kept | None:
-        return known_copy(self._kept.values(), policy, path, sha256, redact)
+    def _known(self, policy: str, path: str, sha256: str, mtime: float, redact: Redact | None) -> Kept | None:
+        return known_copy(self._kept.values(), policy, path, sha256, mtime, redact)
 
     def _add(
         self, path: str, policy: str, folder: str, source: IO[bytes], before: os.stat_result, redact: Redact | None
@@ -188,7 +188,7 @@ class FolderArchive:
             wrote = self._copy(source, incoming, suffix_of(path), before, redact)
             if not same_file(before, os.fstat(source.fileno())):
                 raise ArchiveError(f"{path} changed while it was copied: somebody still writes to it")
-            known = self._known(policy, path, wrote.source_sha256, redact)
+            known = self._known(policy, path, wrote.source_sha256, before.st_mtime, redact)
             if known:
                 return known
             with opened(str(incoming)) as file:
@@ -399,10 +399,12 @@ def live(path: str) -> str:
     return live_name(path) or path
 
 
-def known_copy(all_kept: Iterable[Kept], policy: str, path: str, sha256: str, redact: Redact | None) -> Kept | None:
-    """Return the copy of these bytes of this source, redacted or not as is asked for now."""
+def known_copy(
+    all_kept: Iterable[Kept], policy: str, path: str, sha256: str, mtime: float, redact: Redact | None
+) -> Kept | None:
+    """Return the copy of these bytes of this source and time, whatever number it had, redacted or not as is asked for now."""
     for kept in all_kept:
-        same = kept.source_sha256 == sha256 and kept.policy == policy and live(kept.source) == live(path)
+        same = kept.source_sha256 == sha256 and kept.policy == policy and live(kept.source) == live(path) and kept.mtime == mtime
         if same and (kept.redacted is not None) == (redact is not None):
             return kept
     return None
@@ -491,25 +493,25 @@ class ResticArchive:
             with opened(path) as source:
                 before = os.fstat(source.fileno())
                 sha256 = digest(source)
-                known = known_copy(self.index(), policy, path, sha256, redact)
+                known = known_copy(self.index(), policy, path, sha256, before.st_mtime, redact)
                 if known:
                     return known
                 wanted = self._stored(path, policy, source, before, sha256, redact)
                 if not same_file(before, os.fstat(source.fileno())):
-                    self._forget(policy, path, sha256, redact)
+                    self._forget(policy, path, sha256, before.st_mtime, redact)
                     raise ArchiveError(f"{path} changed while it was copied: somebody still writes to it")
         except (ToolError, OSError) as error:
             raise ArchiveError(f"{path} cannot be archived: {error}") from error
         self._kept = None
-        kept = known_copy(self.index(), policy, path, sha256, redact)
+        kept = known_copy(self.index(), policy, path, sha256, before.st_mtime, redact)
         if kept is None or kept.sha256 != wanted:
             raise ArchiveError(f"{path} is not in the repository after its backup; look at restic snapshots")
         return kept
 
-    def _forget(self, policy: str, path: str, sha256: str, redact: Redact | None) -> None:
+    def _forget(self, policy: str, path: str, sha256: str, mtime: float, redact: Redact | None) -> None:
         """Forget a copy of what nobody knows."""
         self._kept = None
-        made = known_copy(self.index(), policy, path, sha256, redact)
+        made = known_copy(self.index(), policy, path, sha256, mtime, redact)
         if made:
             self.restic.forget([made.name.partition(":")[0]], prune=False)
             self._kept = None

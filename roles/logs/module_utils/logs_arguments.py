@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
 from ansible.module_utils.logs_archive import Archive, ArchiveError, FolderArchive, LogRestic, Redact, ResticArchive
+from ansible.module_utils.logs_files import printable
 from ansible.module_utils.logs_limits import Limits
 from ansible.module_utils.logs_patterns import redact
 from ansible.module_utils.logs_planner import Thresholds
@@ -162,15 +162,6 @@ def policy_rows(policies: tuple[Policy, ...], server: Server) -> list[dict[str, 
         for p in policies
         if p.by_logrotate
     ]  # fmt: skip
-
-
-def printable(value: Any) -> Any:
-    """Return a result with the bytes of names that are no UTF-8 written as \\xNN: Ansible refuses a result that has them as they are."""
-    if isinstance(value, str):
-        return re.sub("[\ud800-\udfff]", lambda m: f"\\x{ord(m[0]) & 0xFF:02x}", value)
-    if isinstance(value, dict):
-        return {printable(name): printable(each) for name, each in value.items()}
-    return [printable(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def carried_out(module: Any, act: Callable[[], Value], told: Callable[[], dict[str, Any]]) -> Value:

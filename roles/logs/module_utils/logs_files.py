@@ -14,6 +14,7 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 _ROTATED = re.compile(r"(?P<live>.+?)(?:[.-]\d{8}(?:\d{2})?(?:-\d{9,11})?|\.\d{1,4}|\.old)(?:\.gz|\.zst|\.xz|\.bz2)?")
@@ -99,3 +100,12 @@ def _names(folder: str) -> list[str]:
         return [os.path.join(folder, name) for name in os.listdir(folder)]
     except OSError:
         return []
+
+
+def printable(value: Any) -> Any:
+    """Return a result with the bytes of names that are no UTF-8 written as \\xNN: Ansible refuses a result that has them as they are."""
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", lambda m: f"\\x{ord(m[0]) & 0xFF:02x}", value)
+    if isinstance(value, dict):
+        return {printable(name): printable(each) for name, each in value.items()}
+    return [printable(each) for each in value] if isinstance(value, (list, tuple)) else value

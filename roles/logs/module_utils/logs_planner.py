@@ -395,7 +395,8 @@ def _files(picture: Picture, thresholds: Thresholds, result: Plan) -> list[dict[
         if (holder.pid, holder.inode) not in seen and holder.deleted and holder.disk_bytes >= thresholds.deleted_warn_bytes:
             told.append(_stray(holder, "", False))
     if not picture.complete:
-        told.append(finding("holders-incomplete", "Not every process could be looked into", severity="info", observed="this user sees its own alone",
+        told.append(finding("holders-incomplete", "Not every process could be looked into", severity="info",
+                            observed="some belong to others, or may do more than this user",
                             remedy="Run it with become"))  # fmt: skip
     return told
 

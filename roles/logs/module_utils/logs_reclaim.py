@@ -320,7 +320,7 @@ class Ladder:
                                          remedy="dmesg tells why: after an error of the disk, save the data first"))  # fmt: skip
         if not self._seen.look.complete:
             self.findings.append(finding("holders-incomplete", "Not every process could be looked into", severity="info",
-                                         observed="this user sees its own alone", remedy="Run it with become"))  # fmt: skip
+                                         observed="some belong to others, or may do more than this user", remedy="Run it with become"))  # fmt: skip
         if self.given.hold:
             self.findings.append(finding("reclaim-on-hold", "Deletions are on hold: no log and no journal is deleted",
                                          observed=self.given.hold, severity="info", remedy="logs_hold=false ends it"))  # fmt: skip

@@ -242,6 +242,12 @@ class Surveyor:
         service = Service(policy, live_files(policy.paths), rotated_files(policy.paths), no_files=_no_files(policy.paths))
         if not policy.by_logrotate:
             return service
+        place = os.path.join(self.given.config_dir, policy.file_name)
+        service.installed = _text(place)
+        if not any(glob.glob(os.path.dirname(path)) for path in policy.paths):
+            # One inventory serves hosts with different parts: what has no folder here has nothing to rotate here.
+            service.wanted = service.installed
+            return service
         owner, group, service.unknown_owner = self._owner(policy, service.live)
         folders = sorted({os.path.dirname(path) for path in policy.paths if "*" not in os.path.dirname(path)})
         root = os.geteuid() == 0
@@ -256,12 +262,29 @@ class Surveyor:
             held=held,
         )
         service.wanted = config_text(policy, service.rendering, self.given.server)
-        place = os.path.join(self.given.config_dir, policy.file_name)
-        service.installed = _text(place)
         service.ignored = why_ignored(place) if service.installed else ""
         service.superseded = [name for name in policy.replaces if os.path.isfile(os.path.join(self.given.config_dir, name))]
-        service.blocked = self._in_the_way(policy, configuration)
+        service.blocked = self._in_the_way(policy, configuration) or self._misled(policy)
         return service
+
+    def _misled(self, policy: Policy) -> str:
+        """Return why a signal would not make the writer open its file anew.
+
+        A worker of uvicorn under gunicorn is ended by SIGUSR1, and opens nothing: Kludex/uvicorn#1559, #896.
+        """
+        if policy.reopen != "signal" or "USR" not in policy.signal:
+            return ""
+        pid = _text(policy.pid_file).strip() if policy.pid_file else ""
+        if policy.unit and self.tools.has("systemctl"):
+            asked = ["systemctl", "show", "--property=MainPID", "--value", policy.unit]
+            pid = self.tools.run(asked, ok=range(256), limit_seconds=20).out.strip()
+        command = _text(f"/proc/{pid}/cmdline") if pid.isdigit() and pid != "0" else ""
+        if "uvicorn" not in command:
+            return ""
+        return (
+            f"process {pid} is uvicorn ({' '.join(command.split(chr(0)))[:80].strip()}), whose workers end at {policy.signal} and open nothing"
+            " anew: let it log to standard output or with a handler that watches its file, and set reopen to watched"
+        )
 
     def _try_out(self, picture: Picture, hanging: list[str]) -> None:
         """Note what is wrong with new configuration; what is in place already was tried out before."""
