@@ -129,9 +129,16 @@ def test_the_same_bytes_of_the_same_source_are_kept_once(tmp_path: Path, archive
     first = archive.keep(str(log(tmp_path / "logs", "app.log.1")), "app")
     (tmp_path / "logs" / "app.log.1").rename(tmp_path / "logs" / "app.log.2")  # the next rotation
     assert archive.keep(str(tmp_path / "logs" / "app.log.2"), "app") == first
-    os.utime(tmp_path / "logs" / "app.log.2")
-    assert archive.keep(str(tmp_path / "logs" / "app.log.2"), "app") == first
     assert archive.index() == [first]
+
+
+def test_the_same_bytes_of_another_day_are_another_copy(tmp_path: Path, archive: Archive) -> None:
+    first = archive.keep(str(log(tmp_path / "logs", "app.log.1")), "app")
+    (tmp_path / "logs" / "app.log.1").rename(tmp_path / "logs" / "app.log.2")
+    os.utime(tmp_path / "logs" / "app.log.2")
+    second = archive.keep(str(tmp_path / "logs" / "app.log.2"), "app")
+    assert first.name != second.name and len(archive.index()) == 2
+    assert content(archive, first) == content(archive, second) == LINES
 
 
 def test_other_bytes_under_the_same_name_are_another_copy(tmp_path: Path, archive: Archive) -> None:
