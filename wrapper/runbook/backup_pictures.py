@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from runbook.units import duration, moment, size
+from runbook.units import duration, instant, size
 
 _LEAST_PERCENT, _MOST_PERCENT = 1.5, 98.5
 _KINDS = {"full": "full", "diff": "differential", "incr": "incremental", "wal": "WAL and files"}
@@ -64,11 +63,11 @@ def marks(facts: dict[str, Any]) -> list[Mark]:
         Mark(
             at=_LEAST_PERCENT + (float(each["finished"]) - begin) / span * reach,
             kind=_KINDS.get(str(each["kind"]), str(each["kind"])),
-            when=_moment(each["finished"]),
+            when=instant(float(each["finished"])),
             size=size(float(each["bytes"])) if each.get("bytes") else "",
             name=str(each["set"]),
             sound=bool(each.get("sound")),
-            proven=_moment(each["proven"]) if each.get("proven") else "",
+            proven=instant(float(each["proven"])) if each.get("proven") else "",
             skew=duration(each.get("skew_seconds")),
         )
         for each in sets
@@ -87,7 +86,3 @@ def phases(facts: dict[str, Any]) -> list[Phase]:
         Phase(known.get(name, name.replace("_", " ")), float(took[name]) / longest * 100, duration(float(took[name])), name in _WAITED)
         for name in [*(name for name in known if name in took), *(name for name in took if name not in known)]
     ]
-
-
-def _moment(seconds: Any) -> str:
-    return moment(datetime.fromtimestamp(float(seconds), UTC))

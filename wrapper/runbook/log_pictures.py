@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from runbook.units import amount, moment, number, size
+from runbook.units import amount, instant, number, size
 
 _WIDTH, _HEIGHT = 100.0, 36.0
 _DAY = 86400.0
@@ -91,8 +90,8 @@ def _curve(each: dict[str, Any]) -> Curve:
         line=" ".join(place(t, value) for t, value in points),
         ahead=f"{place(*points[-1])} {place(end + ahead, then)}",
         full=_HEIGHT - capacity / top * _HEIGHT if capacity else None,
-        begin=_moment(begin),
-        end=_moment(end),
+        begin=instant(begin),
+        end=instant(end),
         told=_trend(each, left),
         tone="bad" if left is not None and left < 3 else "warn" if left is not None and left < 14 else "calm",
     )
@@ -162,7 +161,3 @@ def errors(facts: dict[str, Any]) -> list[dict[str, str]]:
 def _rows(facts: dict[str, Any], name: str) -> list[dict[str, Any]]:
     found = facts.get(name)
     return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-
-
-def _moment(seconds: float) -> str:
-    return moment(datetime.fromtimestamp(seconds, UTC))

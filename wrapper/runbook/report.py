@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -17,7 +16,7 @@ from runbook.record import SEVERITIES, Record, StepRun, Store
 from runbook.redact import shared
 from runbook.render import because, change, headline, is_root, remedy, step_state
 from runbook.schema import dump
-from runbook.units import amount, moment, size
+from runbook.units import amount, instant, moment, size
 
 _CHART_ROWS = 14
 _ACRONYMS = ("rpo", "rto", "wal")
@@ -88,7 +87,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
                 unit = next((unit for unit in ("seconds", "bytes", "percent") if name.endswith(unit)), None)
                 told = amount(value, unit)
                 if name.endswith("_at") and not isinstance(value, str):
-                    told = moment(datetime.fromtimestamp(value, UTC))
+                    told = instant(value)
                 rows.append((f"{where}{_shown(name)}", told))
     return rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -57,6 +57,11 @@ def amount(value: object, unit: str | None) -> str:
 
 def moment(value: datetime | None) -> str:
     return f"{value:%Y-%m-%d %H:%M:%S} UTC" if value else ""
+
+
+def instant(seconds: float) -> str:
+    """Given seconds since 1970, return the moment for a reader."""
+    return moment(datetime.fromtimestamp(seconds, UTC))
 
 
 def age(seconds: float) -> str:

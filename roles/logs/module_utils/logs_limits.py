@@ -13,7 +13,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -395,8 +395,3 @@ def _docker_size(text: str) -> int:
         return size_of(str(text).strip().rstrip("bB").replace("m", "M").replace("g", "G"))
     except ValueError:
         return 0
-
-
-def subjects(changes: Iterable[Change]) -> list[str]:
-    """Return the parts that have something due, each once."""
-    return list(dict.fromkeys(change.part for change in changes))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ansible.module_utils.logs_policy import READ_ONLY_IN_SERVICE, covers, matches
+from ansible.module_utils.logs_policy import READ_ONLY_IN_SERVICE, covers, is_ours, matches
 from ansible.module_utils.runbook_tools import ToolError, Tools
 
 # A name that begins with a dot is left out by none of them, as their stars match no dot there.
@@ -205,6 +205,10 @@ class Configuration:
             and (os.path.realpath(include) != os.path.realpath(folder) or not _is_taboo(name, taboo))
             for include, taboo in self.includes
         )
+
+    def ours(self) -> set[str]:
+        """Return the files that this runbook has written."""
+        return {file.path for file in self.files if is_ours(file.text)}
 
     def block_for(self, path: str) -> Block | None:
         """Return the first block that rotates `path`; the others do not."""

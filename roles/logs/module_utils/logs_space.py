@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -83,9 +84,7 @@ def mounts(text: str) -> list[Mount]:
 
 
 def _unescaped(word: str) -> str:
-    for number in (0o40, 0o11, 0o12, 0o134):
-        word = word.replace(f"\\{number:03o}", chr(number))
-    return word
+    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), word)
 
 
 def mounts_here() -> list[Mount]:
@@ -97,6 +96,15 @@ def in_memory(path: str, seen: Iterable[Mount]) -> bool:
     """Return whether a folder is lost with the next boot."""
     device = os.stat(path).st_dev
     return any(mount.device == device and mount.kind in MEMORY for mount in seen)
+
+
+def mount_of(path: str, seen: Iterable[Mount]) -> str:
+    """Return where the file system that holds a path is mounted; of two mounts at one place the later one is on top."""
+    best = "/"
+    for mount in seen:
+        inside = path == mount.place or path.startswith(f"{mount.place.rstrip('/')}/")
+        best = mount.place if inside and len(mount.place) >= len(best) else best
+    return best
 
 
 def places_of(device: int, path: str, seen: Iterable[Mount]) -> list[str]:

@@ -10,7 +10,6 @@ import glob
 import grp
 import os
 import pwd
-import re
 import stat
 import time
 from collections.abc import Iterable, Mapping
@@ -46,13 +45,12 @@ from ansible.module_utils.logs_policy import (
     covers,
     is_ours,
     overlap,
-    replaced_by,
 )
+from ansible.module_utils.logs_space import Mount, mount_of, mounts_here
 from ansible.module_utils.runbook_state import read_json, write_json
 from ansible.module_utils.runbook_tools import ToolError, Tools
 
 MEMORY = "logs.json"
-LEAST_SAMPLES_SECONDS = 3600
 # Beyond these a folder holds no logs, or what is there is not for logrotate.
 NO_LOGS = ("journal", "pgsql-data", "lost+found")
 WTMP = ("wtmp", "btmp", "lastlog", "faillog", "tallylog")
@@ -167,28 +165,18 @@ class Picture:
     limits: list[Change] = field(default_factory=list)
     limit_findings: list[dict[str, Any]] = field(default_factory=list)
     main_missing: bool = False
-    tree_fault: str = ""
 
 
-def free_space(path: str) -> FileSystem:
-    """Return the file system that holds `path`, which must be there."""
+def free_space(path: str, mounts: Iterable[Mount]) -> FileSystem:
+    """Return the file system that holds `path`, which must be there.
+
+    A bind mount is known by the kernel's list of `mounts` alone, as its device is that of its origin.
+    """
     found = os.statvfs(path)
     return FileSystem(
-        _mount_of(os.path.realpath(path)), os.stat(path).st_dev, found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize,
+        mount_of(os.path.realpath(path), mounts), os.stat(path).st_dev, found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize,
         found.f_bfree * found.f_frsize, found.f_files, found.f_favail, bool(found.f_flag & os.ST_RDONLY),
     )  # fmt: skip
-
-
-def _mount_of(path: str) -> str:
-    """Return the mount that holds a path. A bind mount is known by the kernel's list alone, as its device is that of its origin."""
-    best = "/"
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split()[4])
-            # Of two at one place the later one is on top.
-            if len(point) >= len(best) and (path == point or path.startswith(f"{point.rstrip('/')}/")):
-                best = point
-    return best
 
 
 class Surveyor:
@@ -214,7 +202,8 @@ class Surveyor:
         picture.services = [self._service(policy, configuration, picture.held) for policy in given.policies]
         picture.gone = self._gone()
         self._try_out(picture, [f.path for f in configuration.files if f.hangs])
-        picture.blocks = [b for b in configuration.blocks if not self._ours(b.file)]
+        mine = configuration.ours()
+        picture.blocks = [b for b in configuration.blocks if b.file not in mine]
         self._read_state(picture)
         self._read_schedule(picture)
         self._judge_configuration(picture, configuration)
@@ -320,9 +309,6 @@ class Surveyor:
         order = {"auto": ["zstd", "gzip"], "zstd": ["zstd"], "gzip": ["gzip"], "none": []}[policy.compress]
         return next((self.tools.path(name) for name in order if self.tools.has(name)), "")
 
-    def _ours(self, path: str) -> bool:
-        return is_ours(_text(path))
-
     def _in_the_way(self, policy: Policy, configuration: Configuration) -> str:
         """Return which other configuration rotates files of this policy, or could: logrotate would skip one of both."""
         mine = os.path.join(self.given.config_dir, policy.file_name)
@@ -332,11 +318,11 @@ class Surveyor:
                 return f"logrotate ignores {configuration.main}: {ignored}"
             return f"logrotate never reads {mine}: add the line `include {self.given.config_dir}` to {configuration.main}"
         replaced = {os.path.join(self.given.config_dir, name) for each in self.given.policies for name in each.replaces}
+        ours, names = configuration.ours(), {p.file_name for p in self.given.policies}
         for block in configuration.blocks:
             if block.file in replaced or block.file == mine:
                 continue
-            other = self._ours(block.file)
-            if other and os.path.basename(block.file) in {p.file_name for p in self.given.policies}:
+            if block.file in ours and os.path.basename(block.file) in names:
                 continue
             for pattern in block.patterns:
                 if hit := next((path for path in policy.paths if overlap(pattern, path)), ""):
@@ -400,16 +386,15 @@ class Surveyor:
         return "hourly" if os.access("/etc/cron.hourly/logrotate", os.X_OK) else "daily"
 
     def _judge_configuration(self, picture: Picture, configuration: Configuration) -> None:
-        schedule = self.frequency()
+        schedule, mine = self.frequency(), configuration.ours()
         for file in configuration.files:
             if file.hangs:
                 picture.problems.append(Problem("hangs", file.path, 0, "it is a FIFO, and logrotate waits for ever for somebody to write to it"))
             if file.ignored:
                 picture.problems.append(Problem("ignored", file.path, 0, f"logrotate ignores it: {file.ignored}"))
         for block in configuration.blocks:
-            ours = self._ours(block.file)
             # What a policy of ours asks for is judged with the policy.
-            picture.problems += [p for p in lint(block, schedule) if not (ours and p.kind in ("copytruncate", "hourly-never"))]
+            picture.problems += [p for p in lint(block, schedule) if not (block.file in mine and p.kind in ("copytruncate", "hourly-never"))]
         picture.problems += overlaps(configuration.blocks)
         if self.tools.has("logrotate") and not picture.main_missing and not any(f.hangs for f in configuration.files):
             told = messages(self._debug(), [f.path for f in configuration.files])
@@ -477,9 +462,12 @@ class Surveyor:
     def _filesystems(self, picture: Picture, write: bool) -> list[FileSystem]:
         places = [*self.given.filesystems, *(os.path.dirname(f.path) for s in picture.services for f in s.live)]
         found: dict[tuple[int, bool], FileSystem] = {}
+        mounts: list[Mount] = []
+        with contextlib.suppress(OSError):
+            mounts = mounts_here()
         for place in places:
             with contextlib.suppress(OSError):
-                each = free_space(place)
+                each = free_space(place, mounts)
                 found.setdefault((each.device, each.read_only), each)
         samples = self.memory.setdefault("samples", {})
         result = []
@@ -596,10 +584,6 @@ def _text(path: str) -> str:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP):
             return ""
         raise
-
-
-def restorable(text: str, config_dir: str) -> list[str]:
-    return [os.path.join(config_dir, name) for name in replaced_by(text)]
 
 
 def files_to_scan(picture: Picture) -> list[dict[str, str]]:

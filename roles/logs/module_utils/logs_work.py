@@ -17,10 +17,10 @@ from ansible.module_utils.logs_files import LogFile, live_files, rotated_files
 from ansible.module_utils.logs_limits import Limiter, LimitRefused
 from ansible.module_utils.logs_logrotate import rotate
 from ansible.module_utils.logs_planner import Plan, Thresholds, excess_mode, fingerprint, plan, strays_of
-from ansible.module_utils.logs_policy import DISABLED, MARK, Policy
+from ansible.module_utils.logs_policy import DISABLED, MARK, Policy, replaced_by
 from ansible.module_utils.logs_proof import Proof
 from ansible.module_utils.logs_staging import scratch
-from ansible.module_utils.logs_survey import Picture, Service, Surveyor, restorable
+from ansible.module_utils.logs_survey import Picture, Service, Surveyor
 from ansible.module_utils.runbook_result import action, finding, human_bytes
 from ansible.module_utils.runbook_state import replace_text, sync_folder
 from ansible.module_utils.runbook_tools import ToolError
@@ -84,8 +84,9 @@ class Logs:
         if "logrotate.timer" in reasons:
             with self.acting("policies", "logrotate.timer", reasons["logrotate.timer"]):
                 self._set_timer(picture)
+        policies = {file.path: s.policy for s in picture.services for file in [*s.live, *s.rotated]}
         for file in planned.tighten:
-            policy = next(s.policy for s in picture.services if file in [*s.live, *s.rotated])
+            policy = policies[file.path]
             mode = file.mode & int(policy.mode, 8)
             with self.acting("policies", file.path, reasons.get(file.path, ""), before=f"{file.mode:04o}", after=f"{mode:04o}"):
                 _tighten(file, policy)
@@ -106,7 +107,7 @@ class Logs:
     def _remove(self, path: str, text: str) -> None:
         """Remove a policy that is gone, and give back what it had taken the place of."""
         still = {os.path.join(self.given.config_dir, name) for policy in self.given.policies for name in policy.replaces}
-        for original in restorable(text, self.given.config_dir):
+        for original in (os.path.join(self.given.config_dir, name) for name in replaced_by(text)):
             if original not in still and os.path.isfile(original + DISABLED) and not os.path.lexists(original):
                 os.replace(original + DISABLED, original)
         # Last, as its text is all that says what has to be given back.
@@ -148,7 +149,7 @@ class Logs:
                 told = {k: reasons[name][k] for k in ("number", "threshold", "unit")}
                 with self.acting("rotate", name, reasons[name]["reason"], **told) as entry:
                     self._rotate(service, entry, prove=name in planned.prove)
-        if self._through_systemd(picture, planned):
+        if picture.scheduler == "timer" and (planned.prove or planned.rotate):
             self._run_service()
 
     def _rotate(self, service: Service, entry: dict[str, Any], prove: bool) -> None:
@@ -189,9 +190,6 @@ class Logs:
             self.tools.run(argv, limit_seconds=60)
             wait_until(lambda: not strays_of(self.surveyor.look_at_holders(picture), service), self.given.reopen_wait_seconds,
                        "they still write to the rotated file; restart them")  # fmt: skip
-
-    def _through_systemd(self, picture: Picture, planned: Plan) -> bool:
-        return picture.scheduler == "timer" and bool(planned.prove or planned.rotate)
 
     def _run_service(self) -> None:
         """Start logrotate as its timer does: what works by hand may fail in the service (ProtectSystem, PrivateTmp)."""
