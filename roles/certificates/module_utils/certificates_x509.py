@@ -211,10 +211,7 @@ def pem_blocks(data: bytes) -> list[tuple[bytes, bytes]]:
         if label.endswith(b"PRIVATE KEY"):
             found.append((label, b""))
             continue
-        try:
-            der = base64.b64decode(b"".join(text.split()), validate=True)
-        except (binascii.Error, ValueError):
-            raise CertificateError("base64", f"its {label.decode('ascii')} block is not base64") from None
+        der = decoded(text)
         if label == b"TRUSTED CERTIFICATE":
             # OpenSSL writes what it trusts the certificate for behind it.
             der = _first(der).raw
@@ -222,6 +219,16 @@ def pem_blocks(data: bytes) -> list[tuple[bytes, bytes]]:
     if BEGIN.search(data, at):
         raise CertificateError("truncated", "a PEM block in it has no end")
     return found
+
+
+def decoded(text: bytes) -> bytes:
+    """Return the content of a PEM block. Raise CertificateError: base64, or truncated where only its end is missing."""
+    body = b"".join(text.split())
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        cut = re.fullmatch(rb"[A-Za-z0-9+/]+", body) and len(body) % 4
+        raise CertificateError("truncated" if cut else "base64", "a PEM block in it is not whole base64") from None
 
 
 def parse_der(data: bytes) -> Certificate:
@@ -332,6 +339,28 @@ def name_text(name: Element) -> str:
     return ",".join(parts)
 
 
+def public_key(spki: Element) -> tuple[str, int, str]:
+    """Return algorithm, bits and curve ("" where it has none) of a SubjectPublicKeyInfo. Raise CertificateError, IndexError."""
+    algorithm, public = _exactly(spki, 2)
+    key = _bits(public)
+    fields = _sequence(algorithm)
+    oid = dotted(fields[0])
+    name = KEYS.get(oid, oid)
+    if name == "rsa":
+        return name, integer(_sequence(_first(key))[0]).bit_length(), ""
+    if name == "dsa":
+        inherits = len(fields) < 2 or fields[1].tag != SEQUENCE
+        return name, 0 if inherits else integer(_sequence(fields[1])[0]).bit_length(), ""
+    if name == "ec":
+        # A point is 04 and two coordinates, or 02/03 and one.
+        coordinate = max(0, (len(key) - 1) // 2 if key[:1] == b"\x04" else len(key) - 1)
+        if len(fields) < 2 or fields[1].tag != OID:
+            return name, coordinate * 8, "explicit"
+        curve = dotted(fields[1])
+        return (name, CURVES[curve][1], CURVES[curve][0]) if curve in CURVES else (name, coordinate * 8, curve)
+    return name, KEY_BITS.get(name, len(key) * 8), ""
+
+
 def _certificate(whole: Element) -> Certificate:
     body, signed_with, signature = _exactly(whole, 3)
     _bits(signature)
@@ -345,7 +374,7 @@ def _certificate(whole: Element) -> Certificate:
         raise CertificateError("der", "it names two different signature algorithms")
     begins, ends = _exactly(validity, 2)
     signature_algorithm, signature_hash = _signature(signed_with)
-    key_algorithm, key_bits, curve = _key(spki)
+    key_algorithm, key_bits, curve = public_key(spki)
     extensions = _extensions(parts[6:])
     san = extensions.get(SAN)
     is_ca, path_length = _constraints(extensions.get(BASIC_CONSTRAINTS))
@@ -405,27 +434,6 @@ def _signature(algorithm: Element) -> tuple[str, str]:
             digest = dotted(_sequence(_first(one.content))[0])
             return "rsassaPss", HASHES.get(digest, digest)
     return "rsassaPss", "sha1"
-
-
-def _key(spki: Element) -> tuple[str, int, str]:
-    algorithm, public = _exactly(spki, 2)
-    key = _bits(public)
-    fields = _sequence(algorithm)
-    oid = dotted(fields[0])
-    name = KEYS.get(oid, oid)
-    if name == "rsa":
-        return name, integer(_sequence(_first(key))[0]).bit_length(), ""
-    if name == "dsa":
-        inherits = len(fields) < 2 or fields[1].tag != SEQUENCE
-        return name, 0 if inherits else integer(_sequence(fields[1])[0]).bit_length(), ""
-    if name == "ec":
-        # A point is 04 and two coordinates, or 02/03 and one.
-        coordinate = max(0, (len(key) - 1) // 2 if key[:1] == b"\x04" else len(key) - 1)
-        if len(fields) < 2 or fields[1].tag != OID:
-            return name, coordinate * 8, "explicit"
-        curve = dotted(fields[1])
-        return (name, CURVES[curve][1], CURVES[curve][0]) if curve in CURVES else (name, coordinate * 8, curve)
-    return name, KEY_BITS.get(name, len(key) * 8), ""
 
 
 def _constraints(value: bytes | None) -> tuple[bool, int | None]:
