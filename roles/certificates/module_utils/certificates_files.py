@@ -204,7 +204,7 @@ class _Search:
         count = data.count(b"-----BEGIN CERTIFICATE-----")
         if count > self.limits.certificates:
             return FoundFile(path, real, "bundle", (), None, mode, uid, gid, (), count)
-        # OpenSSL passes over one at the beginning since its version 3; programs in Go do not, and nobody between two blocks.
+        # OpenSSL 3 passes over it; programs in Go look for the dashes at the beginning of a line, and do not find the block.
         faults: list[str] = ["bom"] if BOM + b"-----BEGIN" in data else []
         details: list[str] = []
         certificates = self.certificates(path, data, faults, details)
