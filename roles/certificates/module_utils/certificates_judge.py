@@ -16,7 +16,6 @@ from ansible.module_utils.certificates_x509 import Certificate
 from ansible.module_utils.runbook_tools import ToolError, ToolMissing, Tools
 
 VERIFY_SECONDS = 10.0
-ANY_USAGE = "anyExtendedKeyUsage"
 # What OpenSSL says against a chain is told by these already.
 EXPLAINED = ("expired", "not-yet-valid", "lifetime-odd", "chain-expired", "chain-not-yet-valid", "chain-incomplete", "wrong-usage",
              "weak-key", "weak-signature")  # fmt: skip
@@ -188,7 +187,8 @@ def _identity(leaf: Certificate, names: Iterable[str], client: bool) -> list[Fau
     if leaf.is_ca:
         faults.append(Fault("is-ca", "it is the certificate of an authority: who has its key can sign for every name", "warning"))
     needed = "clientAuth" if client else "serverAuth"
-    if leaf.usages and needed not in leaf.usages and ANY_USAGE not in leaf.usages:
+    # Of anyExtendedKeyUsage alone OpenSSL's clients say "unsuitable certificate purpose".
+    if leaf.usages and needed not in leaf.usages:
         faults.append(Fault("wrong-usage", f"it is made for {', '.join(leaf.usages)}, and not for {needed}"))
     if leaf.self_signed:
         faults.append(Fault("self-signed", "no authority has signed it", "info"))

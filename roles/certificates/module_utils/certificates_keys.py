@@ -259,7 +259,11 @@ def _block(data: bytes) -> _Block:
         held = ", ".join(sorted({label.decode("ascii") for label in labels}))
         raise KeyError_("unsupported", f"it holds no private key for TLS, but {held}")
     if data[:1] == b"\x30":
-        raise KeyError_("truncated", "it looks like DER, but not all of it is there")
+        try:
+            element(data)
+        except CertificateError as error:
+            if error.code == "truncated":
+                raise KeyError_("truncated", "it looks like DER, but not all of it is there") from None
     raise KeyError_("unsupported", "it is neither PEM nor DER")
 
 
