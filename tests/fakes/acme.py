@@ -12,6 +12,7 @@ import datetime
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -115,6 +116,11 @@ class Pebble:
     def orders(self) -> int:
         """How many orders were asked for since the folder was made."""
         return self.log.count("POST /order-plz ->")
+
+    @property
+    def judged(self) -> int:
+        """How many challenges were judged since the folder was made."""
+        return len(re.findall(r"set (?:IN)?VALID by", self.log))
 
     @property
     def contacts(self) -> int:
@@ -316,7 +322,8 @@ class StandIn:
     """An HTTPS server that speaks for an authority.
 
     `answers[path]` is a list of answers that are given one after the other instead of its own; `window` is (start, end) in
-    RFC 3339, None leaves renewalInfo out of the directory; `requests` holds (method, path) of all that came.
+    RFC 3339, None leaves renewalInfo out of the directory; `requests` holds (method, path) of all that came. Accounts and
+    orders are those of `behind`, whose judgement of a challenge is waited for.
     """
 
     def __init__(self, folder: Path, behind: Pebble | None = None) -> None:
@@ -366,6 +373,11 @@ class StandIn:
         self._thread.start()
 
     @property
+    def orders(self) -> int:
+        """How many orders were asked for."""
+        return self.requests.count(("POST", "/order-plz"))
+
+    @property
     def address(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
@@ -387,7 +399,12 @@ class StandIn:
             if path == "/dir":
                 return Answer(200, self._with_window({"newNonce": f"{self.address}/nonce"}))
             return problem(404, "malformed", "no such page")
+        judged = self.behind.judged if path.startswith("/chalZ/") else 0
         passed = self._pass_on(method, path, body, headers)
+        if path.startswith("/chalZ/") and passed.status == 200:
+            # Clients look at once whether it was judged, and then wait for five seconds.
+            behind = self.behind
+            wait_for(lambda: behind.judged > judged, "the challenge is judged", 15)
         if path == "/dir" and passed.status == 200 and method == "GET":
             return Answer(200, self._with_window(json.loads(passed.body)))
         return passed

@@ -119,8 +119,6 @@ def test_a_server_that_is_not_trusted_or_gone_is_told(server: StandIn) -> None:
         directory(server.directory, "/nonexistent", 5)
     with pytest.raises(AriError, match="refused"):
         directory(f"https://127.0.0.1:{free_ports(1)[0]}/dir", None, 5)
-    with pytest.raises(AriError, match="cannot be read"):
-        directory("https://ca.invalid/dir", None, 5)
 
 
 def drip(listener: socket.socket, done: threading.Event) -> None:
@@ -167,7 +165,7 @@ def test_plain_http_to_this_machine_is_for_tests() -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        ("21600", 21600), ("0", 60), ("59", 60), ("99999999999999999999", 86400), (None, 21600), ("", 21600), ("soon", 21600),
+        ("21600", 21600), ("0", 60), ("59", 60), ("99999999999999999999", 86400), (None, 21600), ("", 21600), ("soon", 21600), ("\u00b2", 21600), ("\u00b2", 21600),
         ("Mon, 21 Sep 2026 14:43:20 GMT", 2400), ("Mon, 21 Sep 1999 14:43:20 GMT", 60), ("-5", 21600),
     ],
 )  # fmt: skip

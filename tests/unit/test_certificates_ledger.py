@@ -132,7 +132,7 @@ def test_orders_of_the_account_count_whatever_their_names() -> None:
 
 
 def test_the_latest_of_several_reasons_is_the_next_time() -> None:
-    entries = issued(*[NOW - n for n in range(5)]) + [entry(NOW, "rate-limited", retry_at=NOW + 9 * DAY)]
+    entries = [*issued(*[NOW - n for n in range(5)]), entry(NOW, "rate-limited", retry_at=NOW + 9 * DAY)]
     assert asked(entries).next_allowed == NOW + 9 * DAY
 
 
@@ -142,7 +142,7 @@ def test_a_clock_that_was_moved_back_frees_nothing() -> None:
     assert (told.allowed, told.next_allowed) == (False, NOW - 23 * DAY)
     assert "look at the clock" in told.reason
     # Written while the clock was wrong, judged when it is right again: not older than the line before it.
-    later = issued(NOW - 10) + issued(*[NOW - 900 * DAY] * 4)
+    later = issued(NOW - 10, *[NOW - 900 * DAY] * 4)
     assert asked(later).left_orders == 0
 
 

@@ -94,8 +94,8 @@ def window(
 def retry_after(text: str | None, now: float) -> float:
     """Return after how many seconds to ask again (a minute to a day), from a Retry-After header in either of its forms."""
     seconds = RETRY_DEFAULT
-    if text and text.strip().isdigit():
-        seconds = float(text.strip()[:9])
+    if text and re.fullmatch(r"\s*[0-9]+\s*", text):
+        seconds = float(text)
     elif text:
         try:
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - now

@@ -89,6 +89,8 @@ def set_of(names: Iterable[str]) -> tuple[str, ...]:
 
 def moment(seconds: float) -> str:
     """Return a time as people read it: ISO 8601, UTC, whole seconds, rounded up so that it is never too early."""
+    if not math.isfinite(seconds):
+        return "never"
     return datetime.fromtimestamp(math.ceil(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
