@@ -94,9 +94,9 @@ def test_each_name_has_its_fault() -> None:
 def test_the_policy_decides() -> None:
     chain = parsed(leaf(root(), kind="rsa-2048"))
     assert codes(judge(chain, None, [NAME], NOW, Policy(min_rsa_bits=3072), trust=parsed(root()))) == ["weak-key"]
-    assert codes(judge(chain, None, [NAME], NOW, Policy(hashes=("sha256",)), trust=parsed(root()))) == ["weak-signature"]
+    assert codes(judge(chain, None, [NAME], NOW, Policy(forbidden_hashes=("sha256",)), trust=parsed(root()))) == ["weak-signature"]
     chain = parsed(leaf(root(), kind="k256"))
-    assert codes(judge(chain, None, [NAME], NOW, Policy(curves=("secp256k1", "secp256r1")), trust=parsed(root()))) == []
+    assert codes(judge(chain, None, [NAME], NOW, Policy(allowed_curves=("secp256k1", "secp256r1")), trust=parsed(root()))) == []
     chain = parsed(leaf(root(), end=THEN + 60 * DAY))
     assert codes(judge(chain, None, [NAME], NOW, Policy(long_lifetime_seconds=47 * 86400), trust=parsed(root()))) == ["long-lifetime"]
 

@@ -23,12 +23,12 @@ EXPLAINED = ("expired", "not-yet-valid", "lifetime-odd", "chain-expired", "chain
 
 @dataclass(frozen=True)
 class Policy:
-    """What keys and signatures must be. `curves` by their names in SEC 2; `long_lifetime_seconds` is what only information
+    """What keys and signatures must be. `allowed_curves` by their names in SEC 2; `long_lifetime_seconds` is what only information
     is given about: public authorities issue for less than 398 days."""
 
     min_rsa_bits: int = 2048
-    curves: tuple[str, ...] = ("secp256r1", "secp384r1", "secp521r1")
-    hashes: tuple[str, ...] = ("md5", "sha1")
+    allowed_curves: tuple[str, ...] = ("secp256r1", "secp384r1", "secp521r1")
+    forbidden_hashes: tuple[str, ...] = ("md5", "sha1")
     long_lifetime_seconds: float = 398 * 86400.0
 
 
@@ -200,12 +200,12 @@ def _strength(one: Certificate, policy: Policy) -> list[Fault]:
     whose = one.subject or f"serial number {one.serial_hex}"
     if one.key_algorithm == "rsa" and one.key_bits < policy.min_rsa_bits:
         faults.append(Fault("weak-key", f"{whose} has an RSA key of {one.key_bits} bits; {policy.min_rsa_bits} at least are demanded"))
-    elif one.key_algorithm == "ec" and one.curve not in policy.curves:
-        faults.append(Fault("weak-key", f"{whose} has a key on {one.curve}; it must be on one of {', '.join(policy.curves)}"))
+    elif one.key_algorithm == "ec" and one.curve not in policy.allowed_curves:
+        faults.append(Fault("weak-key", f"{whose} has a key on {one.curve}; it must be on one of {', '.join(policy.allowed_curves)}"))
     elif one.key_algorithm == "dsa":
         faults.append(Fault("weak-key", f"{whose} has a DSA key, which TLS has no use for"))
     # Nobody verifies what a certificate says of itself.
-    if one.signature_hash in policy.hashes and not one.self_signed:
+    if one.signature_hash in policy.forbidden_hashes and not one.self_signed:
         faults.append(Fault("weak-signature", f"{whose} is signed with {one.signature_hash}"))
     return faults
 
