@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import certificates_revocation
-from ansible.module_utils.certificates_revocation import Revocation, Unusable, fetch, parse_crl, revocation
+from ansible.module_utils.certificates_revocation import CrlError, Revocation, Unusable, crl_times, fetch, parse_crl, revocation
 from ansible.module_utils.certificates_x509 import parse_der
 from ansible.module_utils.runbook_tools import Tools
 from certificates_corpus import DAY, NOW, THEN, Issued, intermediate, issue, leaf, root
@@ -135,6 +135,14 @@ def test_every_serial_number_is_found(serial: int) -> None:
     others = {other: None for other in (serial + 1, serial * 256, serial * 256 + 1) if other.bit_length() < 160}
     assert asked(one, crl(revoked={**others, serial: None})).state == "revoked"
     assert asked(one, crl(revoked=others)).state == "good"
+
+
+def test_the_times_of_a_list() -> None:
+    assert crl_times(crl()) == ((THEN - DAY).timestamp(), (THEN + DAY).timestamp())
+    assert crl_times(crl(encoding=DER)) == crl_times(crl())
+    for data in (b"", b"hello", root().pem, crl()[:90]):
+        with pytest.raises(CrlError):
+            crl_times(data)
 
 
 def test_an_empty_list() -> None:

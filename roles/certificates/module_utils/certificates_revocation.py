@@ -67,6 +67,10 @@ class Unusable(Exception):
     """A source says nothing about the certificate; the text says why."""
 
 
+class CrlError(Unusable):
+    """These bytes are no revocation list."""
+
+
 @dataclass(frozen=True)
 class Crl:
     """A revocation list. `entries` are its DER entries, unread; `fault` says why it is not for every certificate, or is ""."""
@@ -119,17 +123,24 @@ def revocation(
 
 
 def parse_crl(data: bytes) -> Crl:
-    """Return the revocation list in PEM or DER. Raise Unusable where these bytes are none."""
+    """Return the revocation list in PEM or DER. Raise CrlError where these bytes are none."""
     try:
         if is_pem(data):
             data = next((der for label, der in pem_blocks(data) if label == b"X509 CRL"), b"")
         if not data:
-            raise Unusable("it holds no revocation list")
+            raise CrlError("it holds no revocation list")
         return _crl(data)
     except CertificateError as error:
-        raise Unusable(f"it is no revocation list: {error}") from None
+        raise CrlError(f"it is no revocation list: {error}") from None
     except (ValueError, IndexError, OverflowError):
-        raise Unusable("it is no revocation list") from None
+        raise CrlError("it is no revocation list") from None
+
+
+def crl_times(data: bytes) -> tuple[float, float]:
+    """Return when a revocation list was made and when the next one is due, in seconds since the epoch; infinite where it does
+    not say. Its signature is not looked at. Raise CrlError."""
+    crl = parse_crl(data)
+    return crl.this_update, float("inf") if crl.next_update is None else crl.next_update
 
 
 def fetch(url: str, limit_seconds: float, limit_bytes: int = MAX_CRL_BYTES) -> bytes:
@@ -202,14 +213,14 @@ def _by_crl(data: bytes, cert: Certificate, issuer: Certificate, now: float, sou
 def _crl(data: bytes) -> Crl:
     whole, end = element(data)
     if whole.tag != SEQUENCE or end != len(data):
-        raise Unusable("it is no revocation list")
+        raise CrlError("it is no revocation list")
     body, signed_with, _ = elements(whole.content)
     parts = elements(body.content)
     if parts[0].tag == INTEGER:
         parts = parts[1:]
     algorithm, issuer, this_update = parts[:3]
     if algorithm.raw != signed_with.raw or issuer.tag != SEQUENCE:
-        raise Unusable("it is no revocation list")
+        raise CrlError("it is no revocation list")
     parts = parts[3:]
     next_update = None
     if parts and parts[0].tag in (0x17, 0x18):
