@@ -460,7 +460,8 @@ def _obtain(
 ) -> str:  # fmt: skip
     """Run lego once and return what it got, leaf and intermediates in PEM. Raise AcmeError."""
     each = str(int(min(30, max(1, limit_seconds))))
-    waits = ["--accept-tos", "--http-timeout", each, "--cert.timeout", str(int(max(1, limit_seconds / 2)))]
+    # lego looks for the certificate sixty times within its time limit: twice a second with its own 30 s.
+    waits = ["--accept-tos", "--http-timeout", each, "--cert.timeout", str(int(max(1, min(30, limit_seconds / 2))))]
     more = dict(environment)
     if account.eab_kid and client.knows("$LEGO_EAB_HMAC"):
         more.update(LEGO_EAB_KID=account.eab_kid, LEGO_EAB_HMAC=account.eab_hmac)
