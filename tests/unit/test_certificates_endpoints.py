@@ -121,6 +121,27 @@ def test_the_second_name_has_its_own_certificate(tmp_path: Path) -> None:
     assert [served.serial_hex for served in answers] == expected(one, other, one, one)
 
 
+def test_an_address_is_not_sent_as_a_name(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    certificate, key = write_chain(tmp_path / "other", leaf(number=3))
+    strict = ["-servername", "second.example.org", "-servername_fatal", "-cert2", certificate, "-key2", key]
+    with openssl_server(tmp_path, leaf(), *strict) as address:
+        named, by_address, nameless = ask_all([Endpoint(address, name) for name in ("www.example.org", "127.0.0.1", "")])
+    assert named.error == f"{address} ended the handshake: unrecognized name"
+    assert [len(by_address.chain), len(nameless.chain)] == [2, 2]
+
+
+def test_a_host_that_allows_new_versions_only_asks_old_servers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = leaf(kind="rsa-1024")
+    config = tmp_path / "openssl.cnf"
+    config.write_text("openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = own\n[own]\nMinProtocol = TLSv1.2\n"
+                      "CipherString = DEFAULT@SECLEVEL=2\n")  # fmt: skip
+    with openssl_server(tmp_path, one, "-tls1", "-cipher", "ALL:@SECLEVEL=0") as address:
+        monkeypatch.setenv("OPENSSL_CONF", str(config))
+        served = ask(Endpoint(address))
+    assert (serials(served), served.protocol) == (expected(one, intermediate()), "TLSv1")
+
+
 def test_an_ipv6_address(tmp_path: Path) -> None:
     try:
         free_port("::1")

@@ -152,6 +152,12 @@ def test_of_two_issuers_with_one_name_the_one_with_the_right_key_is_taken() -> N
     assert order(chain) == [chain[0], chain[2], chain[1]]
 
 
+def test_nothing_comes_after_a_root() -> None:
+    renewed = issue("Example Root 0", number=100, ca=True, end=THEN + 9000 * DAY)
+    chain = parsed(leaf(root()), root(), renewed)
+    assert codes(judge(chain, None, [NAME], NOW, trust=parsed(root()))) == ["chain-foreign"]
+
+
 def test_a_ring_of_issuers_ends() -> None:
     one = issue("Ring A", issue("Ring B", number=21, ca=True), number=20, ca=True)
     two = issue("Ring B", issue("Ring A", number=20, ca=True), number=21, ca=True)

@@ -19,7 +19,15 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import certificates_revocation
-from ansible.module_utils.certificates_revocation import CrlError, Revocation, Unusable, crl_times, fetch, parse_crl, revocation
+from ansible.module_utils.certificates_revocation import (
+    CrlError,
+    Revocation,
+    Unusable,
+    crl_times,
+    fetch,
+    parse_crl,
+    revocation,
+)
 from ansible.module_utils.certificates_x509 import parse_der
 from ansible.module_utils.runbook_tools import Tools
 from certificates_corpus import DAY, NOW, THEN, Issued, intermediate, issue, leaf, root
@@ -319,10 +327,10 @@ def test_what_cannot_be_reached(url: str) -> None:
 class Responder:
     """`openssl ocsp` as a server, with its own signer or the issuer itself."""
 
-    def __init__(self, folder: Path, signer: Issued, rows: str) -> None:
+    def __init__(self, folder: Path, signer: Issued, rows: str, authority: Issued | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        (folder / "ca").write_bytes(root().pem)
+        (folder / "ca").write_bytes((authority or root()).pem)
         (folder / "signer").write_bytes(signer.pem)
         (folder / "key").write_bytes(signer.key_pem)
         (folder / "index").write_text(rows)
@@ -369,6 +377,20 @@ def test_ocsp(tmp_path: Path, delegated: bool, rows: str, state: str, detail: st
     if state == "revoked":
         assert said.at == datetime(2026, 11, 1, 12, tzinfo=timezone.utc).timestamp()
         assert said.source == responder.url
+
+
+@pytest.mark.parametrize("delegated", [False, True])
+def test_ocsp_below_an_intermediate(tmp_path: Path, delegated: bool) -> None:
+    """Whose root is not known here: that the issuer signs is enough."""
+    signer = leaf(intermediate(), common="OCSP", number=53, **DELEGATE) if delegated else intermediate()
+    responder = Responder(tmp_path, signer, row("V"), intermediate())
+    place = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(responder.url))
+    try:
+        one = issue("www.example.org", intermediate(), serial=SERIAL, extensions=[x509.AuthorityInformationAccess([place])])
+        said = asked(one, issuer=intermediate(), now=REAL.timestamp())
+    finally:
+        responder.stop()
+    assert said.state == "good", said
 
 
 def test_an_ocsp_answer_of_somebody_else_does_not_count(tmp_path: Path) -> None:

@@ -329,6 +329,28 @@ def test_der_with_pem_in_it_is_der() -> None:
     assert parse_chain(der)[0].der == der
 
 
+def test_two_different_signature_algorithms_are_refused() -> None:
+    der = make()
+    sha256, sha384 = bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d040303")
+    assert der.count(sha256) == 2
+    assert parse_der(der.replace(sha256, sha384)).signature_hash == "sha384"
+    with pytest.raises(CertificateError, match="two different signature algorithms"):
+        parse_der(der.replace(sha256, sha384, 1))
+
+
+def test_an_extension_that_is_there_twice_is_refused() -> None:
+    others = [x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.{last}"), b"\x05\x00") for last in (4, 5)]
+    der = make(extensions=tuple((one, False) for one in others))
+    with pytest.raises(CertificateError, match=r"extension 1\.2\.3\.4 twice"):
+        parse_der(der.replace(b"\x06\x03\x2a\x03\x05", b"\x06\x03\x2a\x03\x04"))
+
+
+def test_a_path_length_makes_no_authority() -> None:
+    basic = x509.UnrecognizedExtension(x509.BasicConstraints.oid, bytes.fromhex("3003020105"))
+    one = parse_der(make(extensions=((basic, True),)))
+    assert (one.is_ca, one.path_length) == (False, None)
+
+
 @pytest.mark.parametrize("how", ["x509", "trusted"])
 def test_the_labels_openssl_knows(tmp_path: Path, how: str) -> None:
     data = to_pem(make()).encode()

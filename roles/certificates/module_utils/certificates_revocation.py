@@ -136,11 +136,11 @@ def parse_crl(data: bytes) -> Crl:
         raise CrlError("it is no revocation list") from None
 
 
-def crl_times(data: bytes) -> tuple[float, float]:
-    """Return when a revocation list was made and when the next one is due, in seconds since the epoch; infinite where it does
-    not say. Its signature is not looked at. Raise CrlError."""
+def crl_times(data: bytes) -> tuple[float, float | None]:
+    """Return when a revocation list was made and when the next one is due (None where it does not say), in seconds since the
+    epoch. Its signature is not looked at. Raise CrlError."""
     crl = parse_crl(data)
-    return crl.this_update, float("inf") if crl.next_update is None else crl.next_update
+    return crl.this_update, crl.next_update
 
 
 def fetch(url: str, limit_seconds: float, limit_bytes: int = MAX_CRL_BYTES) -> bytes:
