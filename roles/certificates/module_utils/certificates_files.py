@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import itertools
 import os
 import re
 import stat
@@ -123,7 +124,8 @@ class _Search:
                 return  # a link to / or /usr leads away from what was to be searched
             self.folders.add((there.st_dev, there.st_ino))
             with os.scandir(folder) as found:
-                names = sorted(found, key=lambda entry: entry.name)
+                # Of a folder with more names than are looked at, no more are put into order.
+                names = sorted(itertools.islice(found, self.limits.files + 1), key=lambda entry: entry.name)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 self.broken(folder, _code(error), f"the folder cannot be read: {error.strerror}")
