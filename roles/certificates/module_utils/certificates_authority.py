@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.certificates_revocation import CrlError, crl_times  # noqa: F401 TODO
+from ansible.module_utils.certificates_revocation import CrlError, crl_times
 from ansible.module_utils.certificates_x509 import Certificate, CertificateError, parse_chain
 from ansible.module_utils.runbook_result import finding
 

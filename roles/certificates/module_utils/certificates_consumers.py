@@ -25,7 +25,7 @@ ASK_SECONDS = 5.0
 COMMAND_SECONDS = 60.0
 # After a good reload an old worker of nginx may answer once more.
 SETTLED = 3
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.05
 REDIS_RELOADS = (7, 0, 1)  # 7.0 takes both files at once, 7.0.0 ignores names that are the same
 
 
@@ -115,10 +115,10 @@ class Services:
         while row < SETTLED:
             answer = self.ask([endpoint_of(consumer)])[0]
             row = row + 1 if presents(answer, leaf) else 0
-            if row == 0:
-                if self.clock() > until:
-                    seen = f"serial {answer.chain[0].serial_hex}" if answer.chain else answer.error
-                    raise ConsumerError(f"{consumer.address} does not present serial {leaf.serial_hex} but {seen}")
+            if row == 0 and self.clock() > until:
+                seen = f"serial {answer.chain[0].serial_hex}" if answer.chain else answer.error
+                raise ConsumerError(f"{consumer.address} does not present serial {leaf.serial_hex} but {seen}")
+            if row < SETTLED:
                 time.sleep(POLL_SECONDS)
 
     def tell(self, consumer: Consumer, managed: Managed) -> None:

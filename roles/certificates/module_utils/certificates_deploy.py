@@ -218,7 +218,7 @@ class Deployer:
             done.add(how)
             try:
                 self.services.tell(consumer, self.managed)
-            except Exception as error:  # noqa: BLE001  whatever the service says, the transaction goes back
+            except Exception as error:
                 return f"{consumer.name}: {error}"
         return ""
 

@@ -16,11 +16,21 @@ from ansible.module_utils.certificates_acme import AcmeError, issue_within_budge
 from ansible.module_utils.certificates_keys import make_csr, make_key, self_sign
 from ansible.module_utils.certificates_ledger import LedgerError
 from ansible.module_utils.certificates_planner import plan
-from ansible.module_utils.certificates_store import CERTIFICATE, KEY, REQUEST, Shelf, StoreError, read_chain, version_name
+from ansible.module_utils.certificates_store import (
+    CERTIFICATE,
+    KEY,
+    REQUEST,
+    Shelf,
+    StoreError,
+    read_chain,
+    version_name,
+)
 from ansible.module_utils.certificates_survey import Look, Surveyor
 from ansible.module_utils.certificates_x509 import CertificateError
 from ansible.module_utils.runbook_result import action, finding
 from ansible.module_utils.runbook_tools import ToolError
+
+KEY_COMPROMISE = 1  # RFC 5280, 5.3.1
 
 
 class Issuer:
@@ -86,11 +96,11 @@ class Issuer:
             raise StoreError("its issuer is acme, and certificates_acme_directory is not set")
         shelf = self._prepare(look)
         issued = issue_within_budget(
-            self.surveyor.ledger, acme.limits, self.given.reach.tools, acme.account, acme.challenge, str(shelf.next / REQUEST), look.managed.names,
-            acme.limit_seconds, certificate=look.managed.name, staging_directory=acme.staging,
+            self.surveyor.ledger, acme.limits, self.given.reach.tools, acme.account, acme.challenge, look.managed.name,
+            str(shelf.next / REQUEST), look.managed.names, acme.limit_seconds, staging_directory=acme.staging,
         )  # fmt: skip
         shelf.put_issued(issued.certificate_pem, issued.chain_pem)
-        entry["detail"] = f"by {acme.account.directory} in {issued.seconds:.1f} s"
+        entry["detail"] = "; ".join(filter(None, [f"by {acme.account.directory} in {issued.seconds:.1f} s", issued.trouble]))
 
     # --- revoke -------------------------------------------------------------------------------------------------
 
@@ -112,8 +122,9 @@ class Issuer:
         if generation is not None:
             row["generation"] = generation.number
         elif self.given.acme is not None and not leaf.self_signed:
+            # By its own key: that is there also where the account is not.
             text = (shelf.versions / version / CERTIFICATE).read_text(encoding="ascii")
-            revoke(self.given.reach.tools, self.given.acme.account, text, str(shelf.versions / version / KEY), "keyCompromise")
+            revoke(self.given.reach.tools, self.given.acme.account, text, str(shelf.versions / version / KEY), KEY_COMPROMISE)
         self.revoked.append(row)
 
     @contextlib.contextmanager
@@ -122,7 +133,8 @@ class Issuer:
             yield
         except (AcmeError, CertificateError, ToolError, StoreError, OSError) as error:
             self.findings.append(finding("revoke-failed", "A certificate could not be revoked", subject=f"{shelf.managed.name}, {version}",
-                                         observed=str(error)[:600], severity="critical", remedy="Run this again; it is noted that it has to be revoked"))  # fmt: skip
+                                         observed=str(error)[:600], severity="critical",
+                                         remedy="Run this again; it is noted that it has to be revoked"))  # fmt: skip
 
     # --- small things -------------------------------------------------------------------------------------------
 
@@ -140,7 +152,8 @@ class Issuer:
             entry.update(result="failed", detail=str(error)[:600])
             spent = getattr(error, "kind", "") in ("budget", "rate-limited")
             self.findings.append(finding("budget-spent" if spent else "issue-failed", "A certificate could not be issued", subject=subject,
-                                         observed=str(error)[:600], severity="critical", remedy="The certificate before is still served"))  # fmt: skip
+                                         observed=str(error)[:600], severity="critical",
+                                         remedy="The certificate before is still served"))  # fmt: skip
         else:
             entry["result"] = "done"
         finally:
@@ -165,5 +178,6 @@ def note_revoked(surveyor: Surveyor, rows: list[Mapping[str, Any]]) -> list[dict
         shelf = shelves[row["name"]]
         surveyor.ledger.write("revoked", row["name"], shelf.managed.names, shelf.managed.issuer, serial=row["serial_hex"])
         shelf.note(revoke={row["version"]: None})
-        actions.append(action("revoke", f"{row['name']}, {row['version']}", "the certificate that replaced it is served", kind="destructive", result="done"))
+        subject = f"{row['name']}, {row['version']}"
+        actions.append(action("revoke", subject, "the certificate that replaced it is served", kind="destructive", result="done"))
     return actions

@@ -67,22 +67,24 @@ def plan(picture: Picture, given: Given) -> Plan:
     made.findings += _of_found(picture, given)
     made.findings += _of_endpoints(picture)
     if picture.clock_faults:
-        made.findings.append(finding("clock-wrong", "The clock of this host cannot be right", observed="; ".join(picture.clock_faults)[:600],
-                                     severity="critical", remedy="Set the clock (timedatectl, chronyc makestep); dates are judged by it"))  # fmt: skip
+        made.findings.append(finding("clock-wrong", "The clock of this host cannot be right", severity="critical",
+                                     observed="; ".join(picture.clock_faults)[:600],
+                                     remedy="Set the clock (timedatectl, chronyc makestep); dates are judged by it"))  # fmt: skip
     if picture.ledger_fault:
         made.findings.append(finding("ledger-torn", "The ledger of orders has lines that cannot be read", observed=picture.ledger_fault,
                                      severity="info", remedy="A run was killed while it wrote; what it ordered counts as issued"))  # fmt: skip
     if given.authority is not None:
         made.findings += authority_findings(given.authority, picture.now)
         if "root" in names_of(picture.authority_due) or "missing" in names_of(picture.authority_due):
-            made.findings.append(finding("authority-due", "The private authority needs its root", observed="; ".join(w for _, w in picture.authority_due),
+            made.findings.append(finding("authority-due", "The private authority needs its root",
+                                         observed="; ".join(why for _, why in picture.authority_due),
                                          remedy="Run it with certificates_ca_root_dir set to the folder of the root's key"))  # fmt: skip
     return made
 
 
 def issue_due(look: Look, given: Given) -> str:
     """Return why a certificate has to be issued anew, "" if it has not."""
-    managed = look.managed
+    managed, leaf = look.managed, look.leaf
     if managed.issuer == "external":
         return ""
     if given.reissue == managed.name and not look.revoke:
@@ -90,30 +92,31 @@ def issue_due(look: Look, given: Given) -> str:
     # What was issued and waits for its deployment is as good as issued; what can never be deployed is not.
     if look.candidate is not None and not useless(look.candidate_faults):
         return ""
-    if look.transaction is not None and look.candidate is None and look.leaf is not None:
-        return ""
-    if look.leaf is None:
+    if leaf is None:
         return look.fault or f"{managed.certificate_file} is not there"
-    worst = [fault for fault in look.faults if fault.severity == "error" and fault.code not in WAITS]
-    if worst:
-        return worst[0].detail
-    if extra := sorted(set(look.leaf.names) - set(managed.names)):
-        return f"it covers {', '.join(extra)}, which the inventory does not have"
-    if managed.issuer != "self_signed" and look.leaf.self_signed:
-        return f"it is self-signed, and its issuer is to be {managed.issuer}"
-    if look.revocation is not None and look.revocation.state == "revoked":
-        return f"it was revoked ({look.revocation.source})"
-    if managed.issuer == "private_ca" and given.authority is not None and given.authority.generation_of(look.leaf) is None and given.authority.active:
+    worst = [fault.detail for fault in look.faults if fault.severity == "error" and fault.code not in WAITS]
+    extra = sorted(set(leaf.names) - set(managed.names))
+    revoked = look.revocation is not None and look.revocation.state == "revoked"
+    reasons = [
+        *worst,
+        f"it covers {', '.join(extra)}, which the inventory does not have" if extra else "",
+        f"it is self-signed, and its issuer is to be {managed.issuer}" if leaf.self_signed and managed.issuer != "self_signed" else "",
+        f"it was revoked ({look.revocation.source})" if revoked and look.revocation is not None else "",
+        _of_former_generation(look, given),
+        look.decision.why if look.decision is not None and look.decision.due else "",
+    ]
+    return next((reason for reason in reasons if reason), "")
+
+
+def _of_former_generation(look: Look, given: Given) -> str:
+    """Return why the private authority has to sign anew what it signed, "" if it has not."""
+    authority, leaf = given.authority, look.leaf
+    if look.managed.issuer != "private_ca" or authority is None or leaf is None or not authority.active:
+        return ""
+    generation = authority.generation_of(leaf)
+    if generation is None:
         return "no generation of the private authority in use has signed it"
-    if managed.issuer == "private_ca" and given.authority is not None and _of_former_generation(look, given):
-        return "the private authority has a new generation, which everyone trusts"
-    return look.decision.why if look.decision is not None and look.decision.due else ""
-
-
-def _of_former_generation(look: Look, given: Given) -> bool:
-    authority = given.authority
-    generation = authority.generation_of(look.leaf) if authority is not None and look.leaf is not None else None
-    return generation is not None and authority is not None and generation.number < authority.active
+    return "the private authority has a new generation, which everyone trusts" if generation.number < authority.active else ""
 
 
 def useless(faults: Iterable[Fault]) -> list[Fault]:
@@ -144,65 +147,99 @@ def deploy_due(look: Look) -> list[str]:
 
 def findings_of(look: Look, given: Given, picture: Picture, due: str) -> list[dict[str, Any]]:
     """Return what is wrong with one certificate of the inventory."""
-    managed, leaf, now = look.managed, look.leaf, picture.now
-    told = []
+    return [*_of_files(look), *_of_services(look), *_of_issue(look, picture, due), *_of_time(look, given, picture)]
 
-    def tell(id: str, title: str, observed: Any, severity: str = "warning", remedy: str = "", subject: str = "", expected: Any = None) -> None:
-        told.append(finding(id, title, subject=subject or managed.name, observed=observed, expected=expected, severity=severity, remedy=remedy))
 
+def _of_files(look: Look) -> list[dict[str, Any]]:
+    managed = look.managed
+    name, told = managed.name, []
     if look.fault:
-        tell("certificate-unreadable", "A certificate of the inventory cannot be read", look.fault, "critical")
-    for fault in look.faults:
-        if fault.code == "self-signed":
-            continue  # told below, where an authority is expected
-        id = f"certificate-{fault.code}" if not fault.code.startswith("key-") else fault.code
-        tell(id, TITLES.get(fault.code, "A certificate is not as it should be"), fault.detail, SEVERITIES[fault.severity])
+        told.append(finding("certificate-unreadable", "A certificate of the inventory cannot be read", subject=name, observed=look.fault,
+                            severity="critical", remedy="It is issued anew, unless its issuer is external"))  # fmt: skip
+    # That nobody signed it is told where an authority is expected.
+    for fault in [fault for fault in look.faults if fault.code != "self-signed"]:
+        id = fault.code if fault.code.startswith("key-") else f"certificate-{fault.code}"
+        told.append(finding(id, TITLES.get(fault.code, "A certificate is not as it should be"), subject=name, observed=fault.detail,
+                            severity=SEVERITIES[fault.severity]))  # fmt: skip
     if look.wrong_modes:
-        tell("permissions-wrong", "Owner or mode of a certificate's files is wrong", ", ".join(look.wrong_modes), expected=f"{managed.owner}:{managed.group}, key {managed.key_mode:04o}")
-    for consumer in managed.consumers:
-        seen = look.served.get(consumer.name)
-        if seen is not None and not seen.chain:
-            tell("endpoint-gone", "An address that should present a certificate does not answer", f"{consumer.address}: {seen.error}", "critical",
-                 "See the runbook service-down", subject=f"{managed.name}, {consumer.name}")  # fmt: skip
-        elif seen is not None and leaf is not None and not presents(seen, leaf):
-            tell("served-differs", "A service presents another certificate than that of its file", seen.chain[0].serial_hex, "critical",
-                 subject=f"{managed.name}, {consumer.name}", expected=leaf.serial_hex)  # fmt: skip
-        elif seen is not None and leaf is not None and len(seen.chain) < len(look.chain) and managed.issuer != "self_signed":
-            tell("served-incomplete", "A service presents fewer certificates than its file holds", len(seen.chain), expected=len(look.chain),
-                 subject=f"{managed.name}, {consumer.name}")  # fmt: skip
-    for version, why in look.rejected.items():
-        tell("deployment-rolled-back", "A certificate was taken back, as a consumer did not take it", why, "critical",
-             "Correct the consumer; the next run tries again without ordering anew", expected=f"version {version}")  # fmt: skip
-    if look.candidate is not None and (worst := [f for f in look.candidate_faults if f.severity == "error"]):
-        tell("deploy-refused", "A certificate was issued that must not be deployed", "; ".join(f.detail for f in worst), "critical")
+        told.append(finding("permissions-wrong", "Owner or mode of a certificate's files is wrong", subject=name,
+                            observed=", ".join(look.wrong_modes), expected=f"{managed.owner}:{managed.group}, key {managed.key_mode:04o}"))  # fmt: skip
     if look.revocation is not None and look.revocation.state == "revoked":
-        tell("certificate-revoked", "A certificate was revoked", look.revocation.detail or look.revocation.source, "critical")
-    if look.ari_fault:
-        tell("renewal-information-missing", "The authority's renewal information cannot be had", look.ari_fault, "info")
+        told.append(finding("certificate-revoked", "A certificate was revoked", subject=name, severity="critical",
+                            observed=f"{look.revocation.source}: {look.revocation.detail}"))  # fmt: skip
     if managed.issuer == "self_signed":
-        tell("self-signed", "A certificate is signed by nobody", "a bootstrap certificate", remedy="Give it an issuer: acme or private_ca")
-    if look.budget is not None and not look.budget.allowed and due:
-        tell("budget-spent", "No certificate may be ordered now", look.budget.reason, "critical" if leaf is None or leaf.left(now) < DAY else "warning",
-             f"It is allowed again from {moment(look.budget.next_allowed)}; see the ledger for what was ordered")  # fmt: skip
-    if leaf is not None and look.decision is not None and leaf.left(now) > 0:
-        late = too_late(now, leaf.not_after, given.run_interval_hours * HOUR)
-        if look.decision.due or late:
-            tell("certificate-expiring", "A certificate ends soon", round(leaf.left(now) / DAY, 2), "critical" if late else "warning",
-                 "It is renewed by this runbook" if managed.issuer != "external" else "Whoever issues it has to renew it",
-                 expected=f"renewed by {moment(look.decision.due_at)}")  # fmt: skip
+        told.append(finding("self-signed", "A certificate is signed by nobody", subject=name, observed="a bootstrap certificate",
+                            remedy="Give it an issuer: acme or private_ca"))  # fmt: skip
     return told
+
+
+def _of_services(look: Look) -> list[dict[str, Any]]:
+    told = []
+    leaf = look.leaf
+    for consumer in [one for one in look.managed.consumers if one.name in look.served]:
+        seen = look.served[consumer.name]
+        subject = f"{look.managed.name}, {consumer.name}"
+        if not seen.chain:
+            told.append(finding("endpoint-gone", "An address that should present a certificate does not answer", subject=subject,
+                                observed=f"{consumer.address}: {seen.error}", severity="critical",
+                                remedy="See the runbook service-down"))  # fmt: skip
+        elif leaf is not None and not presents(seen, leaf):
+            told.append(finding("served-differs", "A service presents another certificate than that of its file", subject=subject,
+                                observed=seen.chain[0].serial_hex, expected=leaf.serial_hex, severity="critical",
+                                remedy="It is told again, and has to present it"))  # fmt: skip
+        elif leaf is not None and len(seen.chain) < len(look.chain) and look.managed.issuer != "self_signed":
+            told.append(finding("served-incomplete", "A service presents fewer certificates than its file holds", subject=subject,
+                                observed=len(seen.chain), expected=len(look.chain),
+                                remedy="Name the file with the intermediates in its configuration"))  # fmt: skip
+    for version, why in look.rejected.items():
+        told.append(finding("deployment-rolled-back", "A certificate was taken back, as a consumer did not take it", subject=look.managed.name,
+                            observed=why, expected=f"version {version}", severity="critical",
+                            remedy="Correct the consumer; the next run tries again without ordering anew"))  # fmt: skip
+    return told
+
+
+def _of_issue(look: Look, picture: Picture, due: str) -> list[dict[str, Any]]:
+    name, leaf, told = look.managed.name, look.leaf, []
+    worst = [fault.detail for fault in look.candidate_faults if fault.severity == "error"]
+    if look.candidate is not None and worst:
+        told.append(finding("deploy-refused", "A certificate was issued that must not be deployed", subject=name, observed="; ".join(worst),
+                            severity="critical", remedy="Look at it in the folder next of the store"))  # fmt: skip
+    if look.ari_fault:
+        told.append(finding("renewal-information-missing", "The authority's renewal information cannot be had", subject=name,
+                            observed=look.ari_fault, severity="info", remedy="The lifetime decides until it is there"))  # fmt: skip
+    if look.budget is not None and not look.budget.allowed and due:
+        soon = leaf is None or leaf.left(picture.now) < DAY
+        told.append(finding("budget-spent", "No certificate may be ordered now", subject=name, observed=look.budget.reason,
+                            severity="critical" if soon else "warning",
+                            remedy=f"It is allowed again from {moment(look.budget.next_allowed)}; the ledger has what was ordered"))  # fmt: skip
+    return told
+
+
+def _of_time(look: Look, given: Given, picture: Picture) -> list[dict[str, Any]]:
+    leaf, now = look.leaf, picture.now
+    if leaf is None or look.decision is None or leaf.left(now) <= 0:
+        return []
+    late = too_late(now, leaf.not_after, given.run_interval_hours * HOUR)
+    if not (look.decision.due or late):
+        return []
+    external = look.managed.issuer == "external"
+    return [finding("certificate-expiring", "A certificate ends soon", subject=look.managed.name, observed=round(leaf.left(now) / DAY, 2),
+                    expected=f"renewed by {moment(look.decision.due_at)}", severity="critical" if late else "warning",
+                    remedy="Whoever issues it has to renew it" if external else "It is renewed by this runbook")]  # fmt: skip
 
 
 def _of_found(picture: Picture, given: Given) -> list[dict[str, Any]]:
     """Return what was found in files that the inventory does not have."""
     told = []
     scanned = picture.found
-    for file in scanned.files if scanned is not None else []:
+    for file in scanned:
         if "key-readable" in file.faults:
-            told.append(finding("key-readable", "A private key is readable by all", subject=file.path, observed=f"{file.mode & 0o7777:04o}", expected="0600 or 0640",
-                                severity="critical", remedy="chmod 0600, and replace the key: it may have been read"))  # fmt: skip
+            told.append(finding("key-readable", "A private key is readable by all", subject=file.path, severity="critical",
+                                observed=f"{file.mode & 0o7777:04o}", expected="0600 or 0640",
+                                remedy="chmod 0600, and replace the key: it may have been read"))  # fmt: skip
         if file.kind == "broken" and {"unreadable", "symlink-loop"} & set(file.faults):
-            told.append(finding("file-broken", "A file of certificates cannot be read", subject=file.path, observed=", ".join(file.faults), severity="info"))
+            told.append(finding("file-broken", "A file of certificates cannot be read", subject=file.path, severity="info",
+                                observed=", ".join(file.faults)))  # fmt: skip
         if not unmanaged(file):
             continue
         leaf = next(one for one in file.certificates if not one.is_ca)
@@ -211,7 +248,7 @@ def _of_found(picture: Picture, given: Given) -> list[dict[str, Any]]:
         told.append(finding("certificate-unmanaged", "A certificate on this host is in no inventory", subject=file.path, severity=severity,
                             observed=f"{leaf.subject}, until {moment(leaf.not_after)}",
                             remedy="Add it to certificates_managed, or its path to certificates_ignored_paths"))  # fmt: skip
-    if scanned is not None and scanned.stopped:
+    if scanned.stopped:
         told.append(finding("scan-stopped", "Not all files were looked at", observed=scanned.stopped, severity="info",
                             remedy="Name fewer certificates_scan_paths"))  # fmt: skip
     return told
@@ -255,7 +292,7 @@ def facts(picture: Picture, given: Given) -> dict[str, Any]:
         })  # fmt: skip
     others = [
         {"name": f.path, "not_before": leaf.not_before, "not_after": leaf.not_after, "subject": leaf.subject}
-        for f in (picture.found.files if picture.found else [])
+        for f in picture.found
         if unmanaged(f)
         for leaf in [next(one for one in f.certificates if not one.is_ca)]
     ]

@@ -169,7 +169,8 @@ def _fetch(url: str, limit_seconds: float, limit_bytes: int, got: list[bytes | s
         opener.add_handler(handler)
     end = time.monotonic() + limit_seconds
     try:
-        with opener.open(url, timeout=limit_seconds) as response:
+        # The socket's own limit is past ours: it only ends the thread that nobody waits for any more.
+        with opener.open(url, timeout=limit_seconds + 1) as response:
             data = b""
             while time.monotonic() < end:
                 part = response.read1(1 << 16)

@@ -20,7 +20,7 @@ from ansible.module_utils.certificates_authority import Authority, due
 from ansible.module_utils.certificates_consumers import Ask, Reach, ask_now, endpoint_of
 from ansible.module_utils.certificates_deploy import candidate_of, silent_consumers
 from ansible.module_utils.certificates_endpoints import Endpoint, Served
-from ansible.module_utils.certificates_files import FoundFile, Scan, scan
+from ansible.module_utils.certificates_files import Found, FoundFile, scan
 from ansible.module_utils.certificates_judge import Fault, Policy, judge, verify_chain
 from ansible.module_utils.certificates_keys import KeyError_, KeyInfo, read_key
 from ansible.module_utils.certificates_ledger import Budget, Entry, Ledger, Limits, budget
@@ -118,7 +118,7 @@ class Picture:
     looks: list[Look]
     entries: list[Entry]
     ledger_fault: str = ""
-    found: Scan | None = None
+    found: Found = field(default_factory=Found)
     endpoints: list[Served] = field(default_factory=list)
     clock_faults: list[str] = field(default_factory=list)
     authority_due: list[tuple[str, str]] = field(default_factory=list)
@@ -147,8 +147,8 @@ class Surveyor:
         own = {os.path.realpath(path) for look in picture.looks for path in look.managed.paths.values()}
         own |= {path for look in picture.looks for path in look.managed.authority_paths.values()}
         if given.scan_paths:
-            picture.found = scan(list(given.scan_paths), [*given.ignored_paths, f"{given.store_dir}/*"])
-            picture.found.files[:] = [file for file in picture.found.files if file.real_path not in own]
+            found = scan(given.scan_paths, [*given.ignored_paths, f"{given.store_dir}/*"])
+            picture.found = Found([file for file in found if file.real_path not in own], found.looked_at, found.stopped)
         picture.endpoints = served
         picture.clock_faults = self._clock_faults(picture)
         if given.authority is not None:
