@@ -30,7 +30,10 @@ from ansible.module_utils.certificates_acme import (
     retry_at,
     revoke,
 )
+from ansible.module_utils.certificates_ari import Cache, cert_id, renewal_window
 from ansible.module_utils.certificates_ledger import DAY, HOUR, Entry, Ledger, LedgerError, Limits, budget
+from ansible.module_utils.certificates_renewal import decide
+from ansible.module_utils.certificates_x509 import parse_chain
 from ansible.module_utils.runbook_tools import Tools
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -490,7 +493,36 @@ def test_a_new_set_of_names_is_tried_at_staging_first_and_only_then(desk: Desk, 
         order("new.example.test", "more.example.test")
         assert (staging.orders, desk.front.orders) == (3, 3)
         assert (Path(account.path) / "staging" / "accounts").is_dir()
+        # A production that keeps failing leaves enough of staging.
+        for number in range(6):
+            desk.clock.now += HOUR
+            desk.front.answers["/order-plz"] = [problem(400, "rejectedIdentifier", "no")]
+            with pytest.raises(AcmeError) as caught:
+                order("failing.example.test")
+            assert (caught.value.kind, staging.orders) == ("rejected", 4 + number)
         assert [entry.authority == staging.directory for entry in desk.ledger.entries()[0][:4]] == [True] * 4
+
+
+# Renewal as the authority wants it.
+
+
+def test_a_certificate_is_renewed_when_its_authority_says_so(desk: Desk) -> None:
+    desk.front.window = ("2026-09-01T00:00:00Z", "2026-09-02T00:00:00Z")
+    issued = desk.get("ari.example.test")
+    leaf = parse_chain(issued.certificate_pem.encode())[0]
+    cache = Cache(desk.folder / "ari.json")
+    found, trouble = renewal_window(desk.front.directory, leaf.aki, leaf.serial, str(desk.front.ca_file), cache, NOW)
+    assert trouble == ""
+    assert f"/renewal-info/{cert_id(leaf.aki, leaf.serial)}" in [path for _, path in desk.front.requests]
+    now = leaf.not_before
+    assert decide(now, now, leaf.not_after, fraction=None, ari=found, seed="web").due
+    assert not decide(now, now, leaf.not_after, fraction=None, ari=None, seed="web").due
+
+
+def test_damage_in_the_ledger_is_told_with_the_certificate(desk: Desk) -> None:
+    desk.ledger.path.write_text('{"at": 179000')
+    issued = desk.order("torn.example.test")
+    assert "torn by a crash" in issued.trouble
 
 
 # Revocation.
@@ -606,6 +638,14 @@ def test_the_fifth_lego_has_its_options_after_the_command(tmp_path: Path, monkey
     told = asked_of(tools, tmp_path, hook)
     assert "--dns exec --dns.resolvers 127.0.0.1:53 --dns.resolvers 127.0.0.2:53 --dns.propagation.disable-ans" in told
     assert "--tls.address :443" in asked_of(tools, tmp_path, Challenge("tls-alpn-01"))
+
+
+def test_a_secret_that_lego_says_is_not_said_again(tmp_path: Path) -> None:
+    tools = stand_in(tmp_path, "lego version 4.35.0 linux/amd64", "--csr --http --http.port [\\$LEGO_EAB_HMAC]", more="env | grep ^LEGO_EAB >&2")
+    account = Account("https://127.0.0.1:1/dir", "ops@example.test", str(tmp_path / "acme"), eab_kid="kid-1", eab_hmac=SECRET)
+    with pytest.raises(AcmeError, match=r"LEGO_EAB_HMAC=\*\*\*") as caught:
+        issue(tools, account, Challenge("http-01", http_port="127.0.0.1:1"), "/r.pem", ["a.test"], 30)
+    assert SECRET not in str(caught.value)
 
 
 def test_an_option_that_a_lego_does_not_know_is_told(tmp_path: Path) -> None:

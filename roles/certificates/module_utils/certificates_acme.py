@@ -260,8 +260,8 @@ def issue_within_budget(
     """Have a certificate issued as issue() does, where the ledger says that the authority allows it.
 
     A set of names that `account.directory` never gave a certificate for is tried at `staging_directory` first (None: it is
-    not), with an account of its own and ten times the certificates. What is ordered and what comes of it is written down under the name `certificate`.
-    Raise AcmeError, and LedgerError where an order cannot be written; the authority is not contacted then.
+    not), with an account of its own and ten times the certificates. What is ordered and what comes of it is written down
+    under the name `certificate`. Raise AcmeError, and LedgerError where an order cannot be written; the authority is not contacted then.
     """
     wanted = set_of(names)
     entries, damaged = ledger.entries()
@@ -489,7 +489,7 @@ def _run(
     except ToolError as error:
         if error.rc is None:
             raise AcmeError("unreachable", f"{account.directory}: {error}", may_have_issued=True) from error
-        hidden = error.output
+        hidden = error.output.replace(account.eab_hmac, "***") if account.eab_hmac else error.output
         raise explain(hidden, account.directory, names, clock()) from error
 
 
