@@ -57,7 +57,7 @@ class Site:
         self.shelf.put_issued(pair[0], "")
 
     def deployer(self, judge: Callable[..., list[Fault]] = judged) -> Deployer:
-        services = Services(Reach(wait_seconds=self.wait_seconds), self.host.ask)
+        services = Services(Reach(wait_seconds=self.wait_seconds, poll_seconds=0.001), self.host.ask)
         return Deployer(self.shelf, Deployment(services, judge, self.ledger, self.authority, clock=lambda: made.NOW))
 
     def deploy(self, **more: Any) -> Deployer:

@@ -25,7 +25,6 @@ ASK_SECONDS = 5.0
 COMMAND_SECONDS = 60.0
 # After a good reload an old worker of nginx may answer once more.
 SETTLED = 3
-POLL_SECONDS = 0.05
 REDIS_RELOADS = (7, 0, 1)  # 7.0 takes both files at once, 7.0.0 ignores names that are the same
 
 
@@ -57,6 +56,7 @@ class Reach:
     postgresql: Connection | None = None
     redis: Redis | None = None
     wait_seconds: float = 30.0
+    poll_seconds: float = 0.05
 
 
 Ask = Callable[[Sequence[Endpoint]], "list[Served]"]
@@ -119,7 +119,7 @@ class Services:
                 seen = f"serial {answer.chain[0].serial_hex}" if answer.chain else answer.error
                 raise ConsumerError(f"{consumer.address} does not present serial {leaf.serial_hex} but {seen}")
             if row < SETTLED:
-                time.sleep(POLL_SECONDS)
+                time.sleep(self.reach.poll_seconds)
 
     def tell(self, consumer: Consumer, managed: Managed) -> None:
         """Have a service read its certificate anew, the gentlest way that it knows. Raise ConsumerError if it refuses."""

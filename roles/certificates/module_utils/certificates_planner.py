@@ -163,7 +163,8 @@ def _of_files(look: Look) -> list[dict[str, Any]]:
                             severity=SEVERITIES[fault.severity]))  # fmt: skip
     if look.wrong_modes:
         told.append(finding("permissions-wrong", "Owner or mode of a certificate's files is wrong", subject=name,
-                            observed=", ".join(look.wrong_modes), expected=f"{managed.owner}:{managed.group}, key {managed.key_mode:04o}"))  # fmt: skip
+                            observed=", ".join(look.wrong_modes),
+                            expected=f"{managed.owner}:{managed.group}, key {managed.key_mode:04o}"))  # fmt: skip
     if look.revocation is not None and look.revocation.state == "revoked":
         told.append(finding("certificate-revoked", "A certificate was revoked", subject=name, severity="critical",
                             observed=f"{look.revocation.source}: {look.revocation.detail}"))  # fmt: skip
