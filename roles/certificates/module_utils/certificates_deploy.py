@@ -61,6 +61,8 @@ class Deployer:
         name = self.managed.name
         try:
             self.shelf.ids()
+            # First: a service that demands certificates of clients does not start without the file of whom it trusts.
+            self._put_authority()
             self._recover()
             if self.managed.issuer != "external":
                 self._take_over()
@@ -163,7 +165,6 @@ class Deployer:
             if wrong:
                 with self._acting(f"owner or mode of {', '.join(wrong)} is not that of the inventory"):
                     self.shelf.set_modes(self.shelf.versions / current)
-        self._put_authority()
         try:
             leaf = parse_chain(Path(self.managed.certificate_file).read_bytes())[0]
         except (OSError, CertificateError):
