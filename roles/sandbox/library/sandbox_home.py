@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: sandbox_home
 short_description: Make the sandbox's folders, its passwords and its database cluster
 description:
-  - Copies PostgreSQL to where its user can reach it, if need be, makes the passwords and the passphrase of backups,
+  - Copies PostgreSQL to where its user can reach it, if need be, makes the passwords and the passphrases of backups and certificates,
     and runs initdb, each once. A new cluster leaves nothing of the backups of an earlier one.
   - What takes more than one step is made beside its place and renamed, so that a run which was killed leaves
     nothing half done.
@@ -54,7 +54,7 @@ class Home:
         self.cluster = os.path.join(self.data_dir, "postgresql")
         self.passwords = os.path.join(self.data_dir, "pgpass")
         self.backups = os.path.join(self.data_dir, "backups")
-        self.passphrase = os.path.join(self.data_dir, "backups-passphrase")
+        self.passphrases = [os.path.join(self.data_dir, f"{name}-passphrase") for name in ("backups", "certificates")]
         self.programs = os.path.join(self.data_dir, "wheel")
         user = layout["os_user"]
         self.owner = pwd.getpwnam(user).pw_uid if user else os.geteuid()
@@ -89,7 +89,7 @@ class Home:
             "folders": bool(self.wrong_folders()),
             "programs": bool(copy) and not os.path.exists(self.layout["postgres"]["bin_dir"]),
             "passwords": not os.path.exists(self.passwords),
-            "passphrase": not os.path.exists(self.passphrase),
+            "passphrases": not all(map(os.path.exists, self.passphrases)),
             "cluster": not os.path.exists(self.cluster),
         }
         return [name for name, is_due in needed.items() if is_due]
@@ -118,8 +118,10 @@ class Home:
         os.chown(self._written(self.passwords, "".join(lines)), self.owner, self.group)
         os.rename(self.passwords + ".new", self.passwords)
 
-    def make_passphrase(self) -> None:
-        os.rename(self._written(self.passphrase, secrets.token_hex(24) + "\n"), self.passphrase)
+    def make_passphrases(self) -> None:
+        for path in self.passphrases:
+            if not os.path.exists(path):
+                os.rename(self._written(path, secrets.token_hex(24) + "\n"), path)
 
     def _written(self, path: str, secret: str) -> str:
         """Write a secret beside its place, for its owner alone, and return where."""

@@ -29,7 +29,7 @@ EXAMPLES = r"""
 RETURN = r"""
 layout:
   description: >-
-    folder, data_dir, os_user, run_dir, database_port, app_port, postgres (bin_dir, version, source),
+    folder, data_dir, os_user, owner and group (of the data), run_dir, database_port, app_port, postgres (bin_dir, version, source, tls),
     postgres_copy (what has to be copied for it), data_major.
   returned: always
   type: dict
@@ -63,6 +63,7 @@ can_install:
   type: bool
 """
 
+import grp
 import os
 import pwd
 import shutil
@@ -84,7 +85,7 @@ from ansible.module_utils.sandbox import (
     wheel_bin_dirs,
 )
 
-OWN_NAMES = {"app", "data", "sandbox.yml", "state", "supervisor", "supervisord.conf"}
+OWN_NAMES = {"app", "authority", "data", "sandbox.yml", "state", "supervisor", "supervisord.conf"}
 
 
 def _os_user() -> str | None:
@@ -118,7 +119,7 @@ def _data_major(data_dir: str) -> int | None:
         return None
 
 
-def _postgres(given: str | None, known: str | None, data_major: int | None) -> dict[str, str] | None:
+def _postgres(given: str | None, known: str | None, data_major: int | None) -> dict | None:
     if given:
         candidates = [("given", given)]
     else:
@@ -176,12 +177,15 @@ def main() -> None:
         copy = os.path.dirname(postgres["bin_dir"])
         postgres["bin_dir"] = os.path.join(data_dir, "wheel", WHEEL, os.path.basename(copy), "bin")
     running = set(processes(folder, data_dir).values())
+    account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     module.exit_json(
         changed=False,
         layout={
             "folder": folder,
             "data_dir": data_dir,
             "os_user": user,
+            "owner": account.pw_name,
+            "group": grp.getgrgid(account.pw_gid).gr_name,
             "run_dir": os.path.join(data_dir, "run"),
             "postgres": postgres,
             "postgres_copy": copy,

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import http.client
 import importlib.util
+import mmap
 import os
 import pwd
 import re
@@ -84,7 +85,13 @@ def wheel_bin_dirs() -> list[str]:
     return sorted(glob.glob(os.path.join(os.path.dirname(spec.origin), "pginstall*", "bin")), reverse=True)
 
 
-def choose_postgres(candidates: list[tuple[str, str]], data_major: int | None) -> dict[str, str] | None:
+def speaks_tls(bin_dir: str) -> bool:
+    """Whether the server in `bin_dir` was built with OpenSSL: it names its library then, and says so nowhere before it runs."""
+    with open(os.path.join(bin_dir, "postgres"), "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as program:
+        return program.find(b"libssl") >= 0
+
+
+def choose_postgres(candidates: list[tuple[str, str]], data_major: int | None) -> dict[str, Any] | None:
     """Given (source, bin_dir) pairs, best first, return the first server that is usable.
 
     A data folder that exists can only be opened by the major version that made it.
@@ -92,7 +99,7 @@ def choose_postgres(candidates: list[tuple[str, str]], data_major: int | None) -
     for source, bin_dir in candidates:
         version = server_version(bin_dir)
         if version and (major(version) == data_major if data_major else major(version) >= OLDEST_POSTGRES):
-            return {"source": source, "bin_dir": bin_dir, "version": version}
+            return {"source": source, "bin_dir": bin_dir, "version": version, "tls": speaks_tls(bin_dir)}
     return None
 
 
