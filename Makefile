@@ -40,8 +40,8 @@ docs: $(VENV)/run ## Render docs/runbooks from the roles' metadata
 	runbook docs
 
 requirements: $(VENV)/dev ## Compile requirements/*.txt from pyproject.toml
-	cd requirements && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra sandbox --extra checkout ../pyproject.toml -o run.txt
-	cd requirements && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra sandbox --extra checkout --extra dev ../pyproject.toml -o dev.txt
+	cd requirements && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra sandbox --extra private-ca --extra checkout ../pyproject.toml -o run.txt
+	cd requirements && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra sandbox --extra private-ca --extra checkout --extra dev ../pyproject.toml -o dev.txt
 
 clean: ## Remove the sandbox, the environment and all caches
 	@[ ! -x $(BIN)/runbook ] || $(BIN)/runbook run sandbox -i inventories/sandbox --set sandbox_state=absent >/dev/null

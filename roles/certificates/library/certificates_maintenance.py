@@ -8,6 +8,7 @@ DOCUMENTATION = r"""
 module: certificates_maintenance
 short_description: Issue, deploy and revoke certificates
 description:
+  - C(authority) writes whom to trust and what was revoked, and tells those who read it, before anything of a new authority is served.
   - C(issue) makes a new key and a request for each certificate that is due, and has a public authority sign it; what the private authority
     has to sign is returned as C(requests). Nothing that is served changes.
   - C(deploy) is a transaction for each certificate. What was issued is judged, becomes current by one rename, every consumer is told and
@@ -15,8 +16,10 @@ description:
   - C(revoke) takes back what C(reissue) has replaced, once the new one is served.
   - In check mode nothing is done; M(certificates_maintenance_info) shows the plan.
 options:
-  step: {description: What is to be done, type: str, required: true, choices: [issue, deploy, revoke]}
-  signed: {description: "What the private authority signed; name, certificate and chain (PEM)", type: list, elements: dict, default: []}
+  step: {description: What is to be done, type: str, required: true, choices: [authority, issue, deploy, revoke]}
+  planned: {description: What was done to the private authority on the control node, for the record, type: list, elements: dict, default: []}
+  signed: {description: "What the private authority signed, PEM by the name of the certificate", type: dict, default: {}}
+  signed_chain: {description: The issuing authority that follows each of them in PEM, type: str, default: ""}
   revoked: {description: What the private authority listed as revoked, type: list, elements: dict, default: []}
   run_id: {description: Identity of the run, type: str, required: true}
   owner: {description: "Who runs it, as user@host", type: str, required: true}
@@ -176,8 +179,10 @@ from ansible.module_utils.runbook_lease import RENEWED_ARGUMENTS, renewed
 from ansible.module_utils.runbook_result import report
 
 OWN: dict[str, Any] = {
-    "step": {"type": "str", "required": True, "choices": ["issue", "deploy", "revoke"]},
-    "signed": {"type": "list", "elements": "dict", "default": []},
+    "step": {"type": "str", "required": True, "choices": ["authority", "issue", "deploy", "revoke"]},
+    "planned": {"type": "list", "elements": "dict", "default": []},
+    "signed": {"type": "dict", "default": {}},
+    "signed_chain": {"type": "str", "default": ""},
     "revoked": {"type": "list", "elements": "dict", "default": []},
 }
 
@@ -192,6 +197,10 @@ class Work:
         self.findings: list[dict] = []
         self.more: dict[str, Any] = {}
 
+    def authority(self) -> None:
+        self.actions += [{**one, "result": "done"} for one in self.params["planned"]]
+        self.deploy()
+
     def issue(self) -> None:
         issuer = Issuer(self.surveyor)
         self.actions, self.findings, self.more = issuer.actions, issuer.findings, {"requests": issuer.requests}
@@ -205,7 +214,7 @@ class Work:
     def deploy(self) -> None:
         """Deploy every certificate, one after the other. One that fails does not keep the others."""
         surveyor, given = self.surveyor, self.surveyor.given
-        take_signed(surveyor, self.params["signed"])
+        take_signed(surveyor, self.params["signed"], self.params["signed_chain"])
         failed = []
         for managed in given.managed:
             authority = given.authority.files() if given.authority is not None else {}

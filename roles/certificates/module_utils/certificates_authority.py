@@ -72,10 +72,15 @@ def authority_from(given: Mapping[str, Any] | None) -> Authority | None:
     """Return the authority that the module argument describes."""
     if not given:
         return None
+    files: dict[int, dict[str, str]] = {}
+    for path, text in given["files"].items():
+        number, name = path.split("/")[-2:]
+        files.setdefault(int(number), {})[name] = text
     generations = tuple(
-        Generation(int(row["number"]), row["root.crt"], row["issuing.crt"], row["crl.pem"], row["root.crl"], float(row["published"] or 0))
-        for row in given["generations"]
-    )
+        Generation(number, row.get("root.crt", ""), row.get("issuing.crt", ""), row.get("crl.pem", ""), row.get("root.crl", ""),
+                   float(row.get("published") or 0))
+        for number, row in sorted(files.items())
+    )  # fmt: skip
     trust = given["trust"].strip()
     return Authority(int(given["active"]), trust + "\n" if trust else "", generations, float(given["overlap_hours"]),
                      bool(given["renew"]), float(given["leaf_hours"]))  # fmt: skip

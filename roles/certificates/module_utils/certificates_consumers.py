@@ -71,11 +71,12 @@ def endpoint_of(consumer: Consumer) -> Endpoint:
 
 
 class Services:
-    """The services of a host. `told` has what was done to them, one line each."""
+    """The services of a host. `told` has what was done to them, one line each, `names` the consumers that know the current files."""
 
     def __init__(self, reach: Reach, ask: Ask = ask_now, clock: Callable[[], float] = time.monotonic) -> None:
         self.reach, self.ask, self.clock = reach, ask, clock
         self.told: list[str] = []
+        self.names: set[str] = set()
 
     def serving(self, consumers: Sequence[Consumer]) -> dict[str, Served]:
         """Return what each address presents, by the name of its consumer."""
@@ -100,6 +101,7 @@ class Services:
                 if how not in done:
                     self.tell(consumer, managed)
                     done.add(how)
+                self.names.add(consumer.name)
                 if consumer.address:
                     self.wait(consumer, leaf)
             except ConsumerError as error:

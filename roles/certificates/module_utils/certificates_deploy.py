@@ -97,6 +97,7 @@ class Deployer:
         self.shelf.swap(after)
         self.shelf.link_paths()
         leaf = self.shelf.chain(after)[0]
+        self.services.names.clear()
         fault = self.services.bring(self.managed, leaf, absent=absent) or self._tell_silent(after)
         if fault and before is not None:
             self._back(before, after, fault)
@@ -182,6 +183,7 @@ class Deployer:
             raise Refused(f"{why}; and the file is not deployed: {'; '.join(fault.detail for fault in faults)}")
         with self._acting(why, after=leaf.serial_hex) as entry:
             absent = [name for name, answer in served.items() if not answer.chain]
+            self.services.names.clear()
             fault = self.services.bring(self.managed, leaf, absent=absent) or self._tell_silent(current or version_name(leaf))
             if fault:
                 raise Refused(fault)
@@ -210,7 +212,8 @@ class Deployer:
 
     def _tell_silent(self, version: str) -> str:
         """Tell the consumers that have no address, or whose authority files changed, and were not told yet."""
-        todo = silent_consumers(self.managed, version, self.shelf.notes()["told"])
+        silent = silent_consumers(self.managed, version, self.shelf.notes()["told"])
+        todo = [one for one in silent if one.name not in self.services.names]
         done: set[tuple[Any, ...]] = set()
         for consumer in todo:
             how = (consumer.kind, consumer.component, consumer.reload, consumer.command)

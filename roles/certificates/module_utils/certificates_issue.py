@@ -116,7 +116,7 @@ class Issuer:
 
     def _revoke_one(self, shelf: Shelf, version: str) -> None:
         leaf = read_chain(shelf.versions / version / CERTIFICATE)[0]
-        row = {"name": shelf.managed.name, "version": version, "serial": str(leaf.serial), "serial_hex": leaf.serial_hex, "generation": None}
+        row: dict[str, Any] = {"name": shelf.managed.name, "version": version, "serial": str(leaf.serial), "serial_hex": leaf.serial_hex, "generation": None}
         authority = self.given.authority
         generation = authority.generation_of(leaf) if authority is not None else None
         if generation is not None:
@@ -160,14 +160,14 @@ class Issuer:
             entry["seconds"] = round(time.monotonic() - began, 2)
 
 
-def take_signed(surveyor: Surveyor, rows: list[Mapping[str, Any]]) -> None:
-    """Put what the private authority signed beside its key. What fits no request here is refused. Raise StoreError, CertificateError."""
+def take_signed(surveyor: Surveyor, signed: Mapping[str, str], chain: str) -> None:
+    """Put what the private authority signed beside its key. Raise CertificateError for what is no certificate."""
     shelves = {managed.name: surveyor.shelf(managed) for managed in surveyor.given.managed}
-    for row in rows:
-        shelf = shelves[row["name"]]
-        shelf.put_issued(row["certificate"], row["chain"])
+    for name, pem in signed.items():
+        shelf = shelves[name]
+        shelf.put_issued(pem, chain)
         leaf = read_chain(shelf.next / CERTIFICATE)[0]
-        surveyor.ledger.write("issued", row["name"], shelf.managed.names, "private_ca", serial=leaf.serial_hex, reason=version_name(leaf))
+        surveyor.ledger.write("issued", name, shelf.managed.names, "private_ca", serial=leaf.serial_hex, reason=version_name(leaf))
 
 
 def note_revoked(surveyor: Surveyor, rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -156,8 +156,9 @@ def _of_files(look: Look) -> list[dict[str, Any]]:
     if look.fault:
         told.append(finding("certificate-unreadable", "A certificate of the inventory cannot be read", subject=name, observed=look.fault,
                             severity="critical", remedy="It is issued anew, unless its issuer is external"))  # fmt: skip
-    # That nobody signed it is told where an authority is expected.
-    for fault in [fault for fault in look.faults if fault.code != "self-signed"]:
+    # That nobody signed it is told where an authority is expected, and what signs itself is an authority of its own.
+    nobody = look.leaf is not None and look.leaf.self_signed
+    for fault in [fault for fault in look.faults if fault.code != "self-signed" and not (nobody and fault.code == "is-ca")]:
         id = fault.code if fault.code.startswith("key-") else f"certificate-{fault.code}"
         told.append(finding(id, TITLES.get(fault.code, "A certificate is not as it should be"), subject=name, observed=fault.detail,
                             severity=SEVERITIES[fault.severity]))  # fmt: skip

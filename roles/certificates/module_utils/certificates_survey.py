@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import atexit
+import fnmatch
 import os
 import socket
 import tempfile
@@ -148,13 +149,18 @@ class Surveyor:
         own |= {path for look in picture.looks for path in look.managed.authority_paths.values()}
         if given.scan_paths:
             found = scan(given.scan_paths, [*given.ignored_paths, f"{given.store_dir}/*"])
-            picture.found = Found([file for file in found if file.real_path not in own], found.looked_at, found.stopped)
+            mine = [file for file in found if file.real_path not in own and not self._ignored(file)]
+            picture.found = Found(mine, found.looked_at, found.stopped)
         picture.endpoints = served
         picture.clock_faults = self._clock_faults(picture)
         if given.authority is not None:
             picture.authority_due = due(given.authority, self.now)
         picture.missing = self._missing()
         return picture
+
+    def _ignored(self, file: FoundFile) -> bool:
+        """Return whether a file is ignored under the name that it has behind all links."""
+        return any(fnmatch.fnmatch(file.real_path, pattern) for pattern in self.given.ignored_paths)
 
     # --- files --------------------------------------------------------------------------------------------------
 
