@@ -9,6 +9,7 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.certificates_endpoints import Endpoint, Served
 from ansible.module_utils.certificates_model import Consumer, Managed
@@ -63,12 +64,17 @@ class Authority:
     ) -> tuple[str, str]:
         """Return a certificate with its chain, and its key, both in PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
+        text = self.sign(key.public_key(), names, since, until)
+        return text + (self.issuing_pem if chain else ""), key_pem(key)
+
+    def sign(self, key: Any, names: Sequence[str], since: float, until: float) -> str:
+        """Return a certificate for a public key, in PEM."""
         alternatives = [x509.IPAddress(ipaddress.ip_address(one)) if one[0].isdigit() else x509.DNSName(one) for one in names]
         made = (
             x509.CertificateBuilder()
             .subject_name(name(names[0]))
             .issuer_name(self.issuing.subject)
-            .public_key(key.public_key())
+            .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(_moment(since))
             .not_valid_after(_moment(until))
@@ -76,8 +82,16 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
         )
-        text = made.public_bytes(serialization.Encoding.PEM).decode()
-        return text + (self.issuing_pem if chain else ""), key_pem(key)
+        return made.public_bytes(serialization.Encoding.PEM).decode()
+
+    def crl_pem(self, *serials: int, now: float = NOW, days: float = 30) -> str:
+        """Return a list of revoked certificates, in PEM."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.issuing.subject)
+        builder = builder.last_update(_moment(now - 3600)).next_update(_moment(now + days * DAY))
+        for serial in serials:
+            one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_moment(now - 60)).build()
+            builder = builder.add_revoked_certificate(one)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
     @property
     def issuing_pem(self) -> str:
