@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from runbook.backup_pictures import marks, phases
+from runbook.certificate_pictures import timeline
 from runbook.docs import template
 from runbook.errors import ExitCode
 from runbook.log_pictures import curves, errors, kept, rungs
@@ -140,6 +141,7 @@ def report(record: Record, store: Store, html: bool) -> str:
             host: {"curves": curves(facts), "rungs": rungs(facts), "kept": kept(facts), "errors": errors(facts)}
             for host, facts in sorted(record.facts.items())
         },
+        certificates={host: picture for host, facts in sorted(record.facts.items()) if (picture := timeline(facts))},
         timeline=_timeline(record),
         errors=_errors(record, store),
         beside=sorted(people(record), key=lambda one: one.at),
