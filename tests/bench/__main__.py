@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT / "tests")]
 import conftest  # noqa: E402, F401 - makes the roles' module_utils importable
 from support.postgres import installations  # noqa: E402
 
-from bench import backups, database, incident, listener, logs, wrapper  # noqa: E402 - after the path above
+from bench import backups, certificates, database, incident, listener, logs, wrapper  # noqa: E402 - after the path above
 from bench.measure import Figure, machine  # noqa: E402
 
 SCALE = 5
@@ -37,6 +37,9 @@ def measure(scratch: Path) -> list[Figure]:
         lambda: logs.scan_throughput(scratch),
         lambda: logs.rotation(scratch),
         lambda: logs.steady(scratch),
+        lambda: certificates.unnoticed(scratch),
+        lambda: certificates.renewal(scratch),
+        lambda: certificates.steady(scratch),
     ):
         for figure in bench():
             figures.append(figure)

@@ -71,7 +71,8 @@ def test_commands_take_their_values_from_the_environment_alone(path: Path) -> No
     for check in data["checks"]:
         assert not re.search(r"\{\{|\{%", check["command"]), f"{check['id']}: a command is never templated"
         wanted = set(re.findall(r"\$\{?([A-Za-z_]\w*)", check["command"]))
-        # What the line itself sets: a loop's variable, an assignment.
+        # What the line itself sets: a loop's variable, an assignment, what it reads.
+        wanted -= {variable for read in re.findall(r"\bread -r ((?:\w+ ?)+)", check["command"]) for variable in read.split()}
         wanted -= {a or b for a, b in re.findall(r"\bfor (\w+) in|(?:^|[\s;({])(\w+)=", check["command"])}
         assert wanted <= given, f"{check['id']}: nobody sets {sorted(wanted - given)}"
     used = " ".join(check["command"] for check in data["checks"])

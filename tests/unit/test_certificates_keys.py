@@ -350,3 +350,13 @@ def test_a_request_replaces_the_one_before_and_an_encrypted_key_asks_nobody(tmp_
     with pytest.raises(ToolError) as told:
         make_csr(str(tmp_path / "key"), ["a.example.org"], str(tmp_path / "csr"))
     assert not re.search("correct horse", str(told.value))
+
+
+def test_purposes_are_asked_for(tmp_path: Path) -> None:
+    key, request = tmp_path / "key", tmp_path / "request"
+    make_key("ecdsa-p256", str(key), 0o600)
+    make_csr(str(key), ["tracker.test"], str(request), purposes=("serverAuth", "clientAuth"))
+    asked = x509.load_pem_x509_csr(request.read_bytes()).extensions
+    usages = [usage._name for usage in asked.get_extension_for_class(x509.ExtendedKeyUsage).value]
+    assert usages == ["serverAuth", "clientAuth"]
+    assert not asked.get_extension_for_class(x509.BasicConstraints).value.ca

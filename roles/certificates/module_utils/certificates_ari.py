@@ -123,8 +123,8 @@ def seconds_of(text: Any) -> float | None:
 class Cache:
     """What authorities said, in a JSON file on the host: none is asked again before it said so."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, write: bool = True) -> None:
+        self.path, self.write = path, write
 
     def window(self, key: str, now: float, ask: Callable[[], Window | None]) -> tuple[Window | None, str]:
         """Return the window that is known for `key`, asking where it is time to, and what went wrong ("": nothing).
@@ -144,7 +144,7 @@ class Cache:
             found = ask()
         except AriError as error:
             return (old[1] if old is not None else None), str(error)
-        if found is not None and not trouble:  # a damaged file is for a person to look at
+        if found is not None and self.write and not trouble:  # a damaged file is for a person to look at
             known[key] = {"asked": now, **asdict(found)}
             kept = {name: row for name, row in known.items() if _asked(row) > now - FORGET_SECONDS}
             try:

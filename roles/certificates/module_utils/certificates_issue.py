@@ -70,7 +70,8 @@ class Issuer:
         shelf.ids()
         folder = shelf.open_next()
         make_key(managed.key_type, str(folder / KEY), 0o600, tools=self.given.reach.tools)
-        make_csr(str(folder / KEY), managed.names, str(folder / REQUEST), tools=self.given.reach.tools)
+        purposes = managed.purposes if managed.issuer == "private_ca" else ()
+        make_csr(str(folder / KEY), managed.names, str(folder / REQUEST), self.given.reach.tools, purposes)
         return shelf
 
     def _request(self, look: Look, entry: dict[str, Any]) -> None:
@@ -116,7 +117,8 @@ class Issuer:
 
     def _revoke_one(self, shelf: Shelf, version: str) -> None:
         leaf = read_chain(shelf.versions / version / CERTIFICATE)[0]
-        row: dict[str, Any] = {"name": shelf.managed.name, "version": version, "serial": str(leaf.serial), "serial_hex": leaf.serial_hex, "generation": None}
+        row: dict[str, Any] = {"name": shelf.managed.name, "version": version, "generation": None}
+        row.update(serial=str(leaf.serial), serial_hex=leaf.serial_hex)
         authority = self.given.authority
         generation = authority.generation_of(leaf) if authority is not None else None
         if generation is not None:

@@ -172,11 +172,12 @@ def make_key(key_type: str, path: str, mode: int, uid: int = -1, gid: int = -1, 
     sync_folder(Path(path).parent)
 
 
-def make_csr(key_path: str, names: Sequence[str], path: str, tools: Tools | None = None) -> None:
+def make_csr(key_path: str, names: Sequence[str], path: str, tools: Tools | None = None, purposes: Sequence[str] = ()) -> None:
     """Write a certificate request for host names and addresses, replacing one that is there; its common name is the first
-    of them, unless that is too long for one. Raise ValueError for a name that is none, ToolError, OSError."""
+    of them, unless that is too long for one. `purposes` (serverAuth, clientAuth) are asked for where an authority does as it
+    is asked. Raise ValueError for a name that is none, ToolError, OSError."""
     checked = _checked(names)
-    _replace(path, _request(key_path, checked, tools or Tools()))
+    _replace(path, _request(key_path, checked, tools or Tools(), purposes=purposes))
 
 
 def self_sign(
@@ -328,7 +329,7 @@ def _checked(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _request(key_path: str, names: Sequence[str], tools: Tools, otherwise: str = "") -> str:
+def _request(key_path: str, names: Sequence[str], tools: Tools, otherwise: str = "", purposes: Sequence[str] = ()) -> str:
     """Return a request. `otherwise` is the organization in it where the first name is too long for a common name."""
     common = names[0] if len(names[0]) <= MAX_COMMON_NAME else ""
     subject = f"CN = {common}\n" if common else f"O = {otherwise}\n" if otherwise else ""
@@ -336,7 +337,9 @@ def _request(key_path: str, names: Sequence[str], tools: Tools, otherwise: str =
     critical = "" if subject else "critical,"
     config = (
         "[req]\nprompt = no\nstring_mask = utf8only\nutf8 = yes\ndistinguished_name = subject\nreq_extensions = asked\n"
-        f"[subject]\n{subject}[asked]\nsubjectAltName = {critical}@names\n{_alternative_names(names)}"
+        f"[subject]\n{subject}[asked]\nsubjectAltName = {critical}@names\n"
+        + (f"basicConstraints = critical,CA:FALSE\nextendedKeyUsage = {','.join(purposes)}\n" if purposes else "")
+        + _alternative_names(names)
     )
     with tempfile.NamedTemporaryFile("w", prefix="certificates-", encoding="ascii") as file:
         file.write(config)

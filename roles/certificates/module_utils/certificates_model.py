@@ -104,6 +104,12 @@ class Managed:
         return {name: path for name, path in named.items() if path}
 
     @property
+    def purposes(self) -> tuple[str, ...]:
+        """What it is shown for: by servers, by clients, or by both."""
+        serves = any(consumer.address for consumer in self.consumers) or not self.client
+        return (("serverAuth",) if serves else ()) + (("clientAuth",) if self.client else ())
+
+    @property
     def authority_paths(self) -> dict[str, str]:
         """The files that follow the private authority, not the certificate: whom to trust, and what was revoked."""
         return {name: path for name, path in (("trust", self.trust_file), ("crl", self.crl_file)) if path}

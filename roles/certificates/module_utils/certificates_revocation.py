@@ -8,6 +8,7 @@ An answer counts only where the issuer signed it and it is of now; everything el
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import os
 import re
@@ -275,7 +276,13 @@ def _entry(crl: Crl, serial: int) -> tuple[float, str] | None:
 
 
 def _signed_by(crl: Crl, issuer: Certificate, tools: Tools) -> None:
-    text = base64.encodebytes(crl.der).decode("ascii")
+    _signature(crl.der, issuer, tools)
+
+
+# One list is asked about many certificates of its authority.
+@functools.lru_cache(maxsize=16)
+def _signature(der: bytes, issuer: Certificate, tools: Tools) -> None:
+    text = base64.encodebytes(der).decode("ascii")
     with tempfile.TemporaryDirectory(prefix="certificates-") as folder:
         issuer_path = _put(folder, "issuer", to_pem(issuer.der))
         crl_path = _put(folder, "crl", f"-----BEGIN X509 CRL-----\n{text}-----END X509 CRL-----\n")

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import atexit
 import fnmatch
+import functools
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -137,14 +140,16 @@ class Surveyor:
         self.ledger = Ledger(given.store_dir / "ledger.jsonl", clock)
         self._roots: dict[str, str] = {}
         self._root_files: dict[str, tuple[str, str]] = {}
+        self._lock = threading.Lock()
 
     def look(self) -> Picture:
         given = self.given
         entries, damaged = self.ledger.entries()
-        picture = Picture(self.now, [self._look_at(one) for one in given.managed], entries, "; ".join(damaged))
-        served = self._ask(picture)
-        for look in picture.looks:
-            self._decide(look, picture)
+        # Nearly all of the time goes into waiting for openssl.
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            picture = Picture(self.now, list(pool.map(self._look_at, given.managed)), entries, "; ".join(damaged))
+            served = self._ask(picture)
+            list(pool.map(lambda look: self._decide(look, picture), picture.looks))
         own = {os.path.realpath(path) for look in picture.looks for path in look.managed.paths.values()}
         own |= {path for look in picture.looks for path in look.managed.authority_paths.values()}
         if given.scan_paths:
@@ -225,7 +230,7 @@ class Surveyor:
             key = read_key(key_path)
         except KeyError_ as error:
             faults.append(Fault(f"key-{error.code}", f"{key_path}: {error}"))
-        client = managed.client and not any(consumer.address for consumer in managed.consumers)
+        client = "serverAuth" not in managed.purposes
         verified = None
         if managed.issuer != "self_signed" and trust_path and not chain[0].self_signed:
             # Dates are judged by themselves: here it is asked who signed whom.
@@ -255,13 +260,14 @@ class Surveyor:
         """Return a file that holds `text`: openssl takes roots from a file alone."""
         if not text.strip():
             return ""
-        kept = self._root_files.get(name)
-        if kept is None or kept[0] != text:
-            with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".pem", delete=False) as file:
-                file.write(text)
-            atexit.register(Path(file.name).unlink, missing_ok=True)
-            self._root_files[name] = kept = (text, file.name)
-        return kept[1]
+        with self._lock:
+            kept = self._root_files.get(name)
+            if kept is None or kept[0] != text:
+                with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".pem", delete=False) as file:
+                    file.write(text)
+                atexit.register(Path(file.name).unlink, missing_ok=True)
+                self._root_files[name] = kept = (text, file.name)
+            return kept[1]
 
     # --- addresses ----------------------------------------------------------------------------------------------
 
@@ -304,9 +310,10 @@ class Surveyor:
         acme = self.given.acme
         if acme is None or not leaf.aki or leaf.self_signed:
             return
-        cache = Cache(self.given.state_dir / "certificates" / "renewal-information.json")
+        cache = Cache(self.given.state_dir / "certificates" / "renewal-information.json", write=self.remember)
         account = acme.account
-        look.ari, look.ari_fault = renewal_window(account.directory, leaf.aki, leaf.serial, account.ca_file, cache, self.now, ARI_SECONDS)
+        with self._lock:
+            look.ari, look.ari_fault = renewal_window(account.directory, leaf.aki, leaf.serial, account.ca_file, cache, self.now, ARI_SECONDS)
 
     def _revocation(self, look: Look, leaf: Certificate) -> Revocation | None:
         if leaf.self_signed:
@@ -322,14 +329,16 @@ class Surveyor:
         if issuer is None or not (leaf.crl_urls or leaf.ocsp_urls):
             return None
         path = self.given.state_dir / "certificates" / "revocation.json"
-        seen: dict[str, Any] = read_json(path, {})
+        with self._lock:
+            seen: dict[str, Any] = read_json(path, {})
         cached = seen.get(leaf.fingerprint)
         if cached and 0 <= self.now - cached["asked_at"] < self.given.revocation_check_hours * HOUR and cached["state"] != "unknown":
             return Revocation(cached["state"], cached["source"], cached["at"], cached["detail"])
         asked = revocation(leaf, issuer, REVOCATION_SECONDS, self.now)
-        seen[leaf.fingerprint] = {"asked_at": self.now, "state": asked.state, "source": asked.source, "at": asked.at, "detail": asked.detail}
+        told = {"asked_at": self.now, "state": asked.state, "source": asked.source, "at": asked.at, "detail": asked.detail}
         if self.remember:
-            write_json(path, seen)
+            with self._lock:
+                write_json(path, {**read_json(path, {}), leaf.fingerprint: told})
         return asked
 
     def _clock_faults(self, picture: Picture) -> list[str]:
@@ -351,6 +360,7 @@ class Surveyor:
         return [package for program, package in wanted.items() if not self.given.reach.tools.has(program)]
 
 
+@functools.lru_cache(maxsize=32)
 def _certificates(text: str) -> list[Certificate]:
     try:
         return parse_chain(text.encode()) if text.strip() else []
