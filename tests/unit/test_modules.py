@@ -17,7 +17,7 @@ import yaml
 from support.postgres import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted(p for p in ROOT.glob("roles/*/library/*.py") if p.name.startswith(("runbook_", "database_", "logs_")))
+MODULES = sorted(p for p in ROOT.glob("roles/*/library/*.py") if p.name.startswith(("runbook_", "database_", "logs_", "certificates_")))
 FAKE = ROOT / "tests" / "fakes" / "tool"
 CANARY = "hunter2-Zx"
 
