@@ -285,6 +285,68 @@ def changes(record: dict[str, Any]) -> int:
     return sum(host["changed"] for host in record["stats"].values())
 
 
+def presented(sandbox: Sandbox) -> dict[str, tuple[str, str]]:
+    """Return serial and issuer of what app and PostgreSQL present, as OpenSSL sees them."""
+    record = sandbox.record
+    asked = {"app": ["-connect", f"127.0.0.1:{record['app_port']}"]}
+    if record["database_tls"]:
+        asked["postgresql"] = ["-connect", f"127.0.0.1:{record['database_port']}", "-starttls", "postgres"]
+    found = {}
+    for name, words in asked.items():
+        line = ["openssl", "s_client", *words, "-CAfile", record["app_ca_file"]]
+        said = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20).stdout
+        told = subprocess.run(["openssl", "x509", "-noout", "-serial", "-issuer"], input=said, capture_output=True, text=True, check=True).stdout
+        serial, issuer = told.splitlines()
+        found[name] = (serial.removeprefix("serial="), issuer)
+        assert name != "app" or "Verify return code: 0 (ok)" in said, "clients trust what is served"
+    return found
+
+
+def test_worn_certificates_are_renewed(sandbox: Sandbox) -> None:
+    before = presented(sandbox)
+    sandbox.runbook("certificate-management", "--check", code=6)
+    assert presented(sandbox) == before and not Path(sandbox.record["authority_dir"]).exists()
+    record = sandbox.runbook("certificate-management")
+    assert {(action["step"], action["result"]) for action in record["actions"]} == {(step, "done") for step in ("authority", "issue", "deploy")}
+    after = presented(sandbox)
+    assert set(after) == {"app", "postgresql"} if sandbox.record["database_tls"] else {"app"}
+    for name, (serial, issuer) in after.items():
+        assert serial != before[name][0] and "LLM Cost Tracker sandbox issuing 1" in issuer
+    rows = {row["name"]: row for row in record["facts"]["sandbox"]["certificates"]}
+    assert {name: row["serial_after"] for name, row in rows.items()} == {name: serial for name, (serial, _) in after.items()}
+    assert all(row["lifetime_left_percent_before"] < 1 and row["served_matches_after"] == row["served_after"] == 1 for row in rows.values())
+    assert sandbox.ask("/health/ready") == {"status": "ready"}
+    page = sandbox.command("runs", "report", "last", "--html")
+    picture = page[page.index('<svg class="certificates"') :].partition("</svg>")[0]
+    assert picture.count('class="earlier"') == picture.count('class="renew"') == len(after) and "due → good" in page
+
+
+def test_a_second_run_of_certificate_management_has_nothing_to_do(sandbox: Sandbox) -> None:
+    record = sandbox.runbook("certificate-management")
+    assert (changes(record), record["actions"]) == (0, [])
+
+
+def test_the_sandbox_leaves_what_is_managed(sandbox: Sandbox) -> None:
+    before = presented(sandbox)
+    assert sandbox.run("present", f"--extra-vars=sandbox_scale={SCALE}").changed == 0
+    assert presented(sandbox) == before
+    assert (Path(sandbox.record["tls_dir"]) / "tls.crt").is_symlink()
+
+
+def test_no_key_and_no_passphrase_is_told(sandbox: Sandbox) -> None:
+    passphrase = Path(sandbox.record["certificates_passphrase_file"])
+    keys = [path for folder in ("authority_dir", "certificates_dir") for path in Path(sandbox.record[folder]).rglob("*key*") if path.is_file()]
+    assert len(keys) >= 4 and all(path.stat().st_mode & 0o077 == 0 for path in [passphrase, *keys])
+    # The first two lines after the heading; what follows is, of some keys, the public part alone.
+    secrets = {line for path in keys for line in path.read_bytes().splitlines()[1:3]} | {passphrase.read_bytes().strip()}
+    assert len(secrets) == 2 * len(keys) + 1 and all(len(secret) > 40 for secret in secrets)
+    for folder in (sandbox.records, sandbox.folder / "state"):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files and [path for path in files if any(secret in path.read_bytes() for secret in secrets)] == []
+    page = sandbox.command("runs", "report", "last", "--html").encode()
+    assert not [secret for secret in secrets if secret in page]
+
+
 def test_backups_are_taken_and_proven(sandbox: Sandbox) -> None:
     record = sandbox.runbook("backup-recovery")
     assert [action["result"] for action in record["actions"]] == ["done"] * len(record["actions"])
@@ -419,6 +481,16 @@ def test_what_was_found_in_logs_is_in_no_record(sandbox: Sandbox) -> None:
     for folder in (sandbox.records, sandbox.folder / "state"):
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert files and [path for path in files for value in found if value in path.read_bytes()] == []
+
+
+def test_certificates_are_worn_out_again(sandbox: Sandbox) -> None:
+    before = presented(sandbox)
+    sandbox.run("worn")
+    after = presented(sandbox)
+    assert all(after[name][0] != before[name][0] and "llm-cost-tracker sandbox" in after[name][1] for name in before)
+    assert not Path(sandbox.record["authority_dir"]).exists() and not Path(sandbox.record["certificates_dir"]).exists()
+    sandbox.runbook("certificate-management", "--check", code=6)
+    assert sandbox.run("worn").changed == 0
 
 
 def test_a_new_cluster_has_nothing_of_the_backups_of_the_old_one(sandbox: Sandbox) -> None:
