@@ -146,6 +146,11 @@ def test_a_published_generation_changes_nothing_yet(site: Site) -> None:
     assert "issue" not in site.due(authority=private(1, AUTHORITY, made.Authority("Second"), overlap_hours=24 * 365))
 
 
+def test_a_generation_that_begins_to_sign_does_so_in_the_same_run(site: Site) -> None:
+    due = site.due(authority=private(1, AUTHORITY, made.Authority("Second"), overlap_hours=24))
+    assert "is trusted since" in due["authority"] and "new generation" in due["issue"]
+
+
 def test_a_spent_budget_is_told_with_the_next_moment(tmp_path: Path) -> None:
     site = Site(tmp_path, issuer="acme")
     acme = Acme(Account(DIRECTORY, "ops@example.test", str(tmp_path / "accounts")), Challenge("http-01"))

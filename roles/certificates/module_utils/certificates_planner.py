@@ -52,7 +52,7 @@ def plan(picture: Picture, given: Given) -> Plan:
     for reason, why in picture.authority_due:
         made.actions.append(action("authority", f"private authority, {reason}", why))
     for look in picture.looks:
-        why = issue_due(look, given)
+        why = issue_due(look, given, activates=bool({"activate", "issuing"} & set(names_of(picture.authority_due))))
         if why:
             made.issue[look.managed.name] = why
             left = round(look.leaf.left(picture.now) / DAY, 2) if look.leaf else None
@@ -82,8 +82,11 @@ def plan(picture: Picture, given: Given) -> Plan:
     return made
 
 
-def issue_due(look: Look, given: Given) -> str:
-    """Return why a certificate has to be issued anew, "" if it has not."""
+def issue_due(look: Look, given: Given, activates: bool = False) -> str:
+    """Return why a certificate has to be issued anew, "" if it has not.
+
+    `activates`: the next generation of the private authority signs before this run issues.
+    """
     managed, leaf = look.managed, look.leaf
     if managed.issuer == "external":
         return ""
@@ -102,13 +105,13 @@ def issue_due(look: Look, given: Given) -> str:
         f"it covers {', '.join(extra)}, which the inventory does not have" if extra else "",
         f"it is self-signed, and its issuer is to be {managed.issuer}" if leaf.self_signed and managed.issuer != "self_signed" else "",
         f"it was revoked ({look.revocation.source})" if revoked and look.revocation is not None else "",
-        _of_former_generation(look, given),
+        _of_former_generation(look, given, activates),
         look.decision.why if look.decision is not None and look.decision.due else "",
     ]
     return next((reason for reason in reasons if reason), "")
 
 
-def _of_former_generation(look: Look, given: Given) -> str:
+def _of_former_generation(look: Look, given: Given, activates: bool) -> str:
     """Return why the private authority has to sign anew what it signed, "" if it has not."""
     authority, leaf = given.authority, look.leaf
     if look.managed.issuer != "private_ca" or authority is None or leaf is None or not authority.active:
@@ -116,7 +119,8 @@ def _of_former_generation(look: Look, given: Given) -> str:
     generation = authority.generation_of(leaf)
     if generation is None:
         return "no generation of the private authority in use has signed it"
-    return "the private authority has a new generation, which everyone trusts" if generation.number < authority.active else ""
+    former = generation.number < authority.active + activates
+    return "the private authority has a new generation, which everyone trusts" if former else ""
 
 
 def useless(faults: Iterable[Fault]) -> list[Fault]:
