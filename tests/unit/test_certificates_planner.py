@@ -151,6 +151,11 @@ def test_a_generation_that_begins_to_sign_does_so_in_the_same_run(site: Site) ->
     assert "is trusted since" in due["authority"] and "new generation" in due["issue"]
 
 
+def test_what_an_authority_of_others_signed_is_signed_anew_with_the_first_of_ours(site: Site) -> None:
+    due = site.due(authority=Authority(0, "", ()))
+    assert {"authority", "issue", "deploy"} == set(due)
+
+
 def test_a_spent_budget_is_told_with_the_next_moment(tmp_path: Path) -> None:
     site = Site(tmp_path, issuer="acme")
     acme = Acme(Account(DIRECTORY, "ops@example.test", str(tmp_path / "accounts")), Challenge("http-01"))

@@ -52,7 +52,7 @@ def plan(picture: Picture, given: Given) -> Plan:
     for reason, why in picture.authority_due:
         made.actions.append(action("authority", f"private authority, {reason}", why))
     for look in picture.looks:
-        why = issue_due(look, given, activates=bool({"activate", "issuing"} & set(names_of(picture.authority_due))))
+        why = issue_due(look, given, activates=bool({"activate", "issuing", "missing"} & set(names_of(picture.authority_due))))
         if why:
             made.issue[look.managed.name] = why
             left = round(look.leaf.left(picture.now) / DAY, 2) if look.leaf else None
@@ -114,7 +114,7 @@ def issue_due(look: Look, given: Given, activates: bool = False) -> str:
 def _of_former_generation(look: Look, given: Given, activates: bool) -> str:
     """Return why the private authority has to sign anew what it signed, "" if it has not."""
     authority, leaf = given.authority, look.leaf
-    if look.managed.issuer != "private_ca" or authority is None or leaf is None or not authority.active:
+    if look.managed.issuer != "private_ca" or authority is None or leaf is None or not (authority.active or activates):
         return ""
     generation = authority.generation_of(leaf)
     if generation is None:
