@@ -140,8 +140,7 @@ CONTENTS = {contents(path) for path in RUNBOOK_FILES} | {role / "tasks" / "main.
 @pytest.mark.parametrize("path", TASK_FILES, ids=name)
 def test_tasks_are_named_for_their_step(path: Path) -> None:
     for task in tasks(load(path)):
-        step = re.sub(r"_\w+$", "", path.stem)
-        pattern = r"[A-Z].*[^.]" if path in CONTENTS else rf"{step} \| [A-Z].*[^.]"
+        pattern = r"[A-Z].*[^.]" if path in CONTENTS else rf"{path.stem} \| [A-Z].*[^.]"
         assert re.fullmatch(pattern, str(task.get("name"))), f"{task.get('name')!r} is not of the form {pattern}"
 
 

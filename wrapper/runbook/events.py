@@ -68,9 +68,12 @@ def phases(runbook: Runbook) -> list[StepRun]:
 
 
 def stem(task: str) -> str | None:
-    """Given a task's name, return its step's id: `database : vacuum | Read ...` -> `vacuum`."""
+    """Given a task's name, return its step's id: `database : vacuum | Read ...` -> `vacuum`.
+
+    A part of a step has a file of its own, which is named for it: `certificates : issue_sign | Sign` -> `issue`.
+    """
     head, bar, _ = task.rpartition(" : ")[2].partition(" | ")
-    return head.strip() if bar else None
+    return head.strip().partition("_")[0] if bar else None
 
 
 class Collector:

@@ -94,6 +94,8 @@ class Deployer:
     def _forward(self, before: str | None, after: str, absent: Sequence[str], entry: dict[str, Any]) -> None:
         if not (self.shelf.versions / after).is_dir():
             self.shelf.promote()
+        # One that was taken back may have been so for its owner or mode.
+        self.shelf.set_modes(self.shelf.versions / after)
         self.shelf.swap(after)
         self.shelf.link_paths()
         leaf = self.shelf.chain(after)[0]
