@@ -206,9 +206,10 @@ def test_authorizations_that_are_used_again_and_those_that_are_not(desk: Desk, t
         for one in (desk, own(tmp_path, authority, front)):
             one.get("reuse.example.test")
             before = len(one.front.requests)
-            one.get("reuse.example.test")
+            for _ in range(3):
+                one.get("reuse.example.test")
             asked.append(sum(path.startswith("/chalZ/") for _, path in one.front.requests[before:]))
-    assert asked == [0, 1]
+    assert asked[0] == 0 < asked[1]
 
 
 def test_a_key_of_another_kind_of_account(desk: Desk) -> None:

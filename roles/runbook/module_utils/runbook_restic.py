@@ -82,7 +82,7 @@ _CAUSES: tuple[tuple[type[ToolError], str, str], ...] = (
      r"i/o timeout|no route to host|network is unreachable|deadline exceeded|host key verification failed|"
      r"permission denied \(|unable to start the sftp session|x509:|tls:|certificate signed by|"
      r"invalidaccesskeyid|access key id|signaturedoesnotmatch|signature we calculated|401 unauthorized|"
-     r"50[234] |transport endpoint is not connected|stale (?:nfs )?file handle|stuck", "it cannot be reached"),
+     r"(?<![0-9a-f])50[234] |transport endpoint is not connected|stale (?:nfs )?file handle|stuck", "it cannot be reached"),
     (ReadOnly, r"read-only file system|permission denied|operation not permitted|403 forbidden|access ?denied|"
      r"blocked in append-only mode", "it cannot be written"),
     (Absent, r"repository does not exist|is there a repository at the following location|unable to open config file",
