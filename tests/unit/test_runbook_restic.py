@@ -615,6 +615,7 @@ class TestClassify:
             (1, "subprocess ssh: root@h: Permission denied (publickey,password).", (0, 14), Unreachable),
             (1, "open /r/locks/x: permission denied", (0, 14), ReadOnly),
             (1, "write /r/data/x: disk quota exceeded", (0, 16), RepositoryFull),
+            (1, "error for tree 97fc0c3d: decrypting blob 97fc0c3df5a72503 failed: ciphertext verification failed", (0, 14), ToolError),
             (1, "no idea", (0, 18), ToolError),
         ],
     )  # fmt: skip
