@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from ansible.module_utils.certificates_issue import Issuer
 from ansible.module_utils.certificates_model import Consumer, Managed
 from ansible.module_utils.certificates_store import Shelf
 from ansible.module_utils.certificates_survey import Acme, Given, Surveyor
-from fakes.acme import Pebble, pebble
+from fakes.acme import Pebble, free_ports, pebble
 from unit import certificates_made as made
 
 from bench import wrapper
@@ -35,15 +34,6 @@ CERTIFICATES = 20
 RENEWALS = 50
 REQUESTS_PER_SECOND = 100
 ROUNDS = 5
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 class Nginx:

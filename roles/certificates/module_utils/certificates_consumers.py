@@ -84,23 +84,21 @@ class Services:
         answers = self.ask([endpoint_of(one) for one in with_address]) if with_address else []
         return {one.name: answer for one, answer in zip(with_address, answers)}
 
-    def bring(self, managed: Managed, leaf: Certificate, *, force: bool = False, absent: Sequence[str] = ()) -> str:
+    def bring(self, managed: Managed, leaf: Certificate, *, absent: Sequence[str] = ()) -> str:
         """Have every consumer present `leaf`, telling those that do not; return "" or why one does not.
 
-        `force` tells all of them, as when the authority's file has changed. `absent` are consumers that did not answer before: they
-        are told, and nothing is made of it if they still do not answer.
+        `absent` are consumers that did not answer before: they are told, and nothing is made of it if they still do not answer.
         """
         done: set[tuple[Any, ...]] = set()
         served = self.serving(managed.consumers)
         for consumer in managed.consumers:
             answer = served.get(consumer.name)
-            if not force and answer is not None and presents(answer, leaf):
+            if answer is not None and presents(answer, leaf):
                 continue
-            how = (consumer.kind, consumer.component, consumer.reload, consumer.command)
             try:
-                if how not in done:
+                if consumer.how not in done:
                     self.tell(consumer, managed)
-                    done.add(how)
+                    done.add(consumer.how)
                 self.names.add(consumer.name)
                 if consumer.address:
                     self.wait(consumer, leaf)

@@ -19,7 +19,7 @@ from ansible.module_utils.certificates_consumers import Services, presents
 from ansible.module_utils.certificates_judge import Fault
 from ansible.module_utils.certificates_ledger import Ledger
 from ansible.module_utils.certificates_model import Consumer, Managed
-from ansible.module_utils.certificates_store import CERTIFICATE, Shelf, StoreError, version_name
+from ansible.module_utils.certificates_store import CERTIFICATE, Shelf, StoreError, read_chain, version_name
 from ansible.module_utils.certificates_x509 import Certificate, CertificateError, parse_chain
 from ansible.module_utils.runbook_psql import PsqlUnreachable
 from ansible.module_utils.runbook_result import action, finding
@@ -83,7 +83,7 @@ class Deployer:
         """Make `candidate` current and have all consumers present it, or go back."""
         before = self.shelf.current()
         old = self._leaf(before)
-        new = self._leaf_of_candidate(candidate)
+        new = read_chain(self.shelf.folder_of(candidate) / CERTIFICATE)[0]
         reason = "it was issued and is not served yet"
         told = {"before": old.serial_hex if old else None, "after": new.serial_hex}
         with self._acting(reason, **told) as entry:
@@ -169,7 +169,7 @@ class Deployer:
                 with self._acting(f"owner or mode of {', '.join(wrong)} is not that of the inventory"):
                     self.shelf.set_modes(self.shelf.versions / current)
         try:
-            leaf = parse_chain(Path(self.managed.certificate_file).read_bytes())[0]
+            leaf = read_chain(Path(self.managed.certificate_file))[0]
         except (OSError, CertificateError):
             return  # a finding of the look
         folder = self.shelf.versions / current if current is not None else None
@@ -218,10 +218,9 @@ class Deployer:
         todo = [one for one in silent if one.name not in self.services.names]
         done: set[tuple[Any, ...]] = set()
         for consumer in todo:
-            how = (consumer.kind, consumer.component, consumer.reload, consumer.command)
-            if how in done:
+            if consumer.how in done:
                 continue
-            done.add(how)
+            done.add(consumer.how)
             try:
                 self.services.tell(consumer, self.managed)
             except Exception as error:
@@ -235,9 +234,7 @@ class Deployer:
         return [name for name, answer in self.services.serving(self.managed.consumers).items() if not answer.chain]
 
     def _accepted(self, version: str) -> bool:
-        folder = self.shelf.versions / version
-        faults = self.given.judge(self.managed, folder if folder.is_dir() else self.shelf.next)
-        worst = errors(faults)
+        worst = errors(self.given.judge(self.managed, self.shelf.folder_of(version)))
         if worst:
             self._fail("deploy-refused", "A certificate was issued that must not be deployed", "; ".join(f.detail for f in worst))
         return not worst
@@ -247,10 +244,6 @@ class Deployer:
             return self.shelf.chain(version)[0] if version else None
         except (OSError, CertificateError):
             return None
-
-    def _leaf_of_candidate(self, version: str) -> Certificate:
-        folder = self.shelf.versions / version
-        return parse_chain(((folder if folder.is_dir() else self.shelf.next) / CERTIFICATE).read_bytes())[0]
 
     def _newer(self, found: str, current: str) -> bool:
         one, other = self._leaf(found), self._leaf(current)

@@ -8,7 +8,6 @@ handshake that ends in "a client certificate is required".
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import time
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ansible.module_utils.certificates_x509 import Certificate, CertificateError, parse_chain
+from ansible.module_utils.certificates_x509 import Certificate, CertificateError, is_address, parse_chain
 from ansible.module_utils.runbook_tools import ToolError, Tools
 
 ADDRESS = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\]):([0-9]{1,5})")
@@ -92,7 +91,7 @@ def _wrong(endpoint: Endpoint) -> str:
     found = ADDRESS.fullmatch(endpoint.address)
     if not found or not 0 < int(found.group(1)) < 65536:
         return f"the address is {endpoint.address!r}; it must be host:port, or [address]:port for IPv6"
-    if endpoint.server_name and not _is_address(endpoint.server_name) and not SERVER_NAME.fullmatch(endpoint.server_name):
+    if endpoint.server_name and not is_address(endpoint.server_name) and not SERVER_NAME.fullmatch(endpoint.server_name):
         return f"the server name is {endpoint.server_name!r}; it must be a host name"
     if endpoint.starttls not in STARTTLS:
         return f"starttls is {endpoint.starttls!r}; it must be postgres, or nothing"
@@ -101,7 +100,7 @@ def _wrong(endpoint: Endpoint) -> str:
 
 def _command(endpoint: Endpoint) -> list[str]:
     # RFC 6066: an address is never sent as the server's name.
-    named = endpoint.server_name and not _is_address(endpoint.server_name)
+    named = endpoint.server_name and not is_address(endpoint.server_name)
     name = ["-servername", endpoint.server_name] if named else ["-noservername"]
     starttls = ["-starttls", endpoint.starttls] if endpoint.starttls else []
     return ["openssl", "s_client", "-connect", endpoint.address, *name, *starttls, "-showcerts", *LENIENT]
@@ -132,11 +131,3 @@ def _why(endpoint: Endpoint, output: str) -> str:
     if alert:
         return f"{address} ended the handshake: {alert.group(1)}"
     return f"{address} ended the connection before it sent a certificate"
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

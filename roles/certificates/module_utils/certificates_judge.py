@@ -9,10 +9,9 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from ansible.module_utils.certificates_keys import KeyInfo
-from ansible.module_utils.certificates_x509 import Certificate
+from ansible.module_utils.certificates_x509 import Certificate, utc
 from ansible.module_utils.runbook_tools import ToolError, ToolMissing, Tools
 
 VERIFY_SECONDS = 10.0
@@ -155,12 +154,12 @@ def _lowest(chain: Sequence[Certificate]) -> Certificate:
 
 def _times(leaf: Certificate, now: float, policy: Policy) -> list[Fault]:
     if leaf.lifetime() <= 0:
-        return [Fault("lifetime-odd", f"it ends {_date(leaf.not_after)}, and begins {_date(leaf.not_before)} only")]
+        return [Fault("lifetime-odd", f"it ends {utc(leaf.not_after)}, and begins {utc(leaf.not_before)} only")]
     faults = []
     if now > leaf.not_after:
-        faults.append(Fault("expired", f"it expired {_date(leaf.not_after)}"))
+        faults.append(Fault("expired", f"it expired {utc(leaf.not_after)}"))
     if now < leaf.not_before:
-        faults.append(Fault("not-yet-valid", f"it is valid from {_date(leaf.not_before)}; is the clock right?"))
+        faults.append(Fault("not-yet-valid", f"it is valid from {utc(leaf.not_before)}; is the clock right?"))
     if leaf.lifetime() > policy.long_lifetime_seconds:
         faults.append(Fault("long-lifetime", f"it is valid for {leaf.lifetime() / 86400:.0f} days", "info"))
     return faults
@@ -170,9 +169,9 @@ def _issuer_times(one: Certificate, now: float) -> list[Fault]:
     # A root that is sent is passed over: clients use their own copy.
     severity = "warning" if one.self_signed else "error"
     if now > one.not_after:
-        return [Fault("chain-expired", f"its issuer {one.subject} expired {_date(one.not_after)}", severity)]
+        return [Fault("chain-expired", f"its issuer {one.subject} expired {utc(one.not_after)}", severity)]
     if now < one.not_before:
-        return [Fault("chain-not-yet-valid", f"its issuer {one.subject} is valid from {_date(one.not_before)}", severity)]
+        return [Fault("chain-not-yet-valid", f"its issuer {one.subject} is valid from {utc(one.not_before)}", severity)]
     return []
 
 
@@ -232,7 +231,3 @@ def _chain(
 def _twice(chain: Sequence[Certificate], path: Sequence[Certificate]) -> bool:
     """Whether the order is right but for certificates that are there again."""
     return list(dict.fromkeys(one for one in chain if one in path)) == list(path)
-
-
-def _date(moment: float) -> str:
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

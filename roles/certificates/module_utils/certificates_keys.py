@@ -11,7 +11,6 @@ import base64
 import contextlib
 import errno
 import hashlib
-import ipaddress
 import os
 import re
 import secrets
@@ -37,6 +36,7 @@ from ansible.module_utils.certificates_x509 import (
     element,
     elements,
     integer,
+    is_address,
     public_key,
 )
 from ansible.module_utils.runbook_state import sync_folder
@@ -324,7 +324,7 @@ def _checked(names: Sequence[str]) -> list[str]:
     if not names:
         raise ValueError("names is empty; a certificate needs one name at least")
     for name in names:
-        if not _is_address(name) and not (re.fullmatch(HOST_NAME, name) and len(name) < 254):
+        if not is_address(name) and not (re.fullmatch(HOST_NAME, name) and len(name) < 254):
             raise ValueError(f"{name!r} is neither a host name nor an address")
     return list(dict.fromkeys(names))
 
@@ -350,20 +350,12 @@ def _request(key_path: str, names: Sequence[str], tools: Tools, otherwise: str =
 
 
 def _alternative_names(names: Sequence[str]) -> str:
-    rows = [f"{'IP' if _is_address(name) else 'DNS'}.{number} = {name}" for number, name in enumerate(names, 1)]
+    rows = [f"{'IP' if is_address(name) else 'DNS'}.{number} = {name}" for number, name in enumerate(names, 1)]
     return "[names]\n" + "\n".join(rows) + "\n"
 
 
 def _stamp(moment: float) -> str:
     return datetime.fromtimestamp(int(moment), timezone.utc).strftime("%Y%m%d%H%M%SZ")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _written(path: str, text: str, mode: int) -> str:

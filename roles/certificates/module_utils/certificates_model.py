@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible.module_utils.certificates_x509 import is_address
+
 ISSUERS = ("acme", "private_ca", "self_signed", "external")
 KINDS = ("nginx", "postgresql", "redis", "app", "grafana", "command")
 KEY_TYPES = ("ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
@@ -71,6 +73,11 @@ class Consumer:
     component: str = ""
     reload: str = "auto"
     command: tuple[str, ...] = ()
+
+    @property
+    def how(self) -> tuple[Any, ...]:
+        """How it is told: consumers of which this is the same are told once."""
+        return self.kind, self.component, self.reload, self.command
 
 
 @dataclass(frozen=True)
@@ -178,9 +185,9 @@ def _faults(row: Mapping[str, Any], components: Sequence[str]) -> list[str]:
     if not row["names"]:
         faults.append("names is empty; a certificate needs one name at least")
     for name in row["names"]:
-        if not _is_address(name) and not (re.fullmatch(HOST_NAME, name) and len(name) < 254):
+        if not is_address(name) and not (re.fullmatch(HOST_NAME, name) and len(name) < 254):
             faults.append(f"{name!r} is neither a host name nor an address")
-        if row["issuer"] == "acme" and _is_address(name):
+        if row["issuer"] == "acme" and is_address(name):
             faults.append(f"{name} is an address; issuer acme takes host names")
     for key in ("certificate_file", "key_file", "chain_file", "trust_file", "crl_file"):
         if row[key] and not row[key].startswith("/"):
@@ -213,11 +220,3 @@ def _consumer_faults(row: Mapping[str, Any], components: Sequence[str]) -> list[
     if kind in ("app", "grafana") and not row["component"] and row["reload"] != "none" and not row["command"]:
         faults.append(f"a consumer of kind {kind} is restarted: set component to its name in tracker_components, or command")
     return faults
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.certificates_authority import findings as authority_findings
@@ -15,6 +14,7 @@ from ansible.module_utils.certificates_consumers import presents
 from ansible.module_utils.certificates_judge import Fault
 from ansible.module_utils.certificates_renewal import too_late
 from ansible.module_utils.certificates_survey import Given, Look, Picture, unmanaged
+from ansible.module_utils.certificates_x509 import utc
 from ansible.module_utils.runbook_result import action, finding
 
 DAY, HOUR = 86400.0, 3600.0
@@ -215,9 +215,10 @@ def _of_issue(look: Look, picture: Picture, due: str) -> list[dict[str, Any]]:
                             observed=look.ari_fault, severity="info", remedy="The lifetime decides until it is there"))  # fmt: skip
     if look.budget is not None and not look.budget.allowed and due:
         soon = leaf is None or leaf.left(picture.now) < DAY
+        until = utc(look.budget.next_allowed) if look.budget.next_allowed is not None else "never"
         told.append(finding("budget-spent", "No certificate may be ordered now", subject=name, observed=look.budget.reason,
                             severity="critical" if soon else "warning",
-                            remedy=f"It is allowed again from {moment(look.budget.next_allowed)}; the ledger has what was ordered"))  # fmt: skip
+                            remedy=f"It is allowed again from {until}; the ledger has what was ordered"))  # fmt: skip
     return told
 
 
@@ -230,7 +231,7 @@ def _of_time(look: Look, given: Given, picture: Picture) -> list[dict[str, Any]]
         return []
     external = look.managed.issuer == "external"
     return [finding("certificate-expiring", "A certificate ends soon", subject=look.managed.name, observed=round(leaf.left(now) / DAY, 2),
-                    expected=f"renewed by {moment(look.decision.due_at)}", severity="critical" if late else "warning",
+                    expected=f"renewed by {utc(look.decision.due_at)}", severity="critical" if late else "warning",
                     remedy="Whoever issues it has to renew it" if external else "It is renewed by this runbook")]  # fmt: skip
 
 
@@ -252,7 +253,7 @@ def _of_found(picture: Picture, given: Given) -> list[dict[str, Any]]:
         left, fraction = leaf.left(picture.now), leaf.fraction_left(picture.now)
         severity = "info" if left < 0 or fraction > 1 / 3 else "warning"
         told.append(finding("certificate-unmanaged", "A certificate on this host is in no inventory", subject=file.path, severity=severity,
-                            observed=f"{leaf.subject}, until {moment(leaf.not_after)}",
+                            observed=f"{leaf.subject}, until {utc(leaf.not_after)}",
                             remedy="Add it to certificates_managed, or its path to certificates_ignored_paths"))  # fmt: skip
     if scanned.stopped:
         told.append(finding("scan-stopped", "Not all files were looked at", observed=scanned.stopped, severity="info",
@@ -268,13 +269,9 @@ def _of_endpoints(picture: Picture) -> list[dict[str, Any]]:
         leaf = served.chain[0]
         soon = leaf.fraction_left(picture.now) < 1 / 3
         told.append(finding("endpoint-unmanaged", "An address presents a certificate that is in no inventory", subject=served.endpoint.address,
-                            observed=f"{leaf.subject}, until {moment(leaf.not_after)}", severity="warning" if soon else "info",
+                            observed=f"{leaf.subject}, until {utc(leaf.not_after)}", severity="warning" if soon else "info",
                             remedy="Add it to certificates_managed, or take its port from certificates_discover_ports"))  # fmt: skip
     return told
-
-
-def moment(at: float | None) -> str:
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if at is not None else "never"
 
 
 def facts(picture: Picture, given: Given) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from datetime import datetime, timezone
+
+from ansible.module_utils.certificates_x509 import utc
 
 SHORT_SECONDS = 10 * 86400.0
 LEFT, LEFT_OF_SHORT = 1 / 3, 1 / 2
@@ -49,18 +50,18 @@ def decide(
     """
     lifetime = not_after - not_before
     if lifetime <= 0:
-        return Decision(True, min(now, not_after), f"it ends {_iso(not_after)}, before it begins")
+        return Decision(True, min(now, not_after), f"it ends {utc(not_after)}, before it begins")
     left = fraction if fraction is not None and 0 < fraction < 1 else LEFT_OF_SHORT if lifetime < SHORT_SECONDS else LEFT
     due_at = not_after - lifetime * left
-    why = f"{left:.0%} of its lifetime of {_span(lifetime)} is left at {_iso(due_at)}"
+    why = f"{left:.0%} of its lifetime of {_span(lifetime)} is left at {utc(due_at)}"
     if ari is not None and math.isfinite(ari.start) and math.isfinite(ari.end) and ari.start < ari.end:
         chosen = ari.start + (ari.end - ari.start) * part_of(seed)
         if chosen < due_at:
             due_at = chosen
-            why = f"the authority wants it renewed between {_iso(ari.start)} and {_iso(ari.end)}; its turn is {_iso(due_at)}"
+            why = f"the authority wants it renewed between {utc(ari.start)} and {utc(ari.end)}; its turn is {utc(due_at)}"
             why += f" ({ari.explanation})" if ari.explanation else ""
     if now >= not_after:
-        why = f"it expired at {_iso(not_after)}"
+        why = f"it expired at {utc(not_after)}"
     return Decision(now >= due_at, due_at, why)
 
 
@@ -72,13 +73,6 @@ def too_late(now: float, not_after: float, interval_seconds: float) -> bool:
 def part_of(seed: str) -> float:
     """Return a number from 0 to 1 (exclusive) that is always the same for a seed."""
     return int.from_bytes(hashlib.sha256(seed.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
-
-
-def _iso(seconds: float) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:.0f} s since 1970"
 
 
 def _span(seconds: float) -> str:

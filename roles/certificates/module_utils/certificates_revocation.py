@@ -34,6 +34,7 @@ from ansible.module_utils.certificates_x509 import (
     moment,
     pem_blocks,
     to_pem,
+    utc,
 )
 from ansible.module_utils.runbook_tools import ToolError, Tools
 
@@ -206,10 +207,10 @@ def _by_crl(data: bytes, cert: Certificate, issuer: Certificate, now: float, sou
         return Revocation("revoked", source, found[0], found[1])
     # What an old list says about others stays true; that there are no more is what only a new one can say.
     if late:
-        raise Unusable(f"its time was over {_date(crl.next_update or 0)}")
+        raise Unusable(f"its time was over {utc(crl.next_update or 0)}")
     if crl.this_update > now + CLOCK_SECONDS:
-        raise Unusable(f"it is from the future ({_date(crl.this_update)}): is the clock right?")
-    return Revocation("good", source, None, f"list of {_date(crl.this_update)}")
+        raise Unusable(f"it is from the future ({utc(crl.this_update)}): is the clock right?")
+    return Revocation("good", source, None, f"list of {utc(crl.this_update)}")
 
 
 def _crl(data: bytes) -> Crl:
@@ -324,7 +325,7 @@ def _by_ocsp(url: str, cert: Certificate, issuer: Certificate, limit_seconds: fl
     begin, end = _ocsp_time(said, "This Update"), _ocsp_time(said, "Next Update")
     if begin is None or begin > now + CLOCK_SECONDS or (end is not None and now > end + CLOCK_SECONDS):
         raise Unusable("its answer is not of now: is the clock right?")
-    return Revocation("good", url, None, f"answer of {_date(begin)}")
+    return Revocation("good", url, None, f"answer of {utc(begin)}")
 
 
 def _ocsp_words(said: str) -> str:
@@ -348,7 +349,3 @@ def _put(folder: str, name: str, text: str) -> str:
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
     return path
-
-
-def _date(moment_: float) -> str:
-    return datetime.fromtimestamp(moment_, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -61,6 +61,11 @@ class Shelf:
         """Return leaf and intermediates of a version. Raise CertificateError where they cannot be read."""
         return read_chain(self.versions / version / CERTIFICATE)
 
+    def folder_of(self, version: str) -> Path:
+        """Return where the files of a version are: what was issued and is none yet waits in `next`."""
+        folder = self.versions / version
+        return folder if folder.is_dir() else self.next
+
     def staged(self) -> str | None:
         """Return the PEM of a certificate that was issued and is not a version yet."""
         try:

@@ -183,8 +183,7 @@ class Surveyor:
             look.linked = shelf.linked()
             look.candidate = candidate_of(shelf, self.judge)
             if look.candidate is not None:
-                folder = shelf.versions / look.candidate
-                look.candidate_faults = tuple(self.judge(managed, folder if folder.is_dir() else shelf.next))
+                look.candidate_faults = tuple(self.judge(managed, shelf.folder_of(look.candidate)))
             current = shelf.current()
             if current is not None:
                 try:

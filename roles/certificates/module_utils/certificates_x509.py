@@ -154,7 +154,7 @@ class Certificate:
         if asked in self.names:
             return bool(asked)
         label, _, rest = asked.partition(".")
-        return bool(label) and label != "*" and "." in rest and not _is_address(asked) and f"*.{rest}" in self.names
+        return bool(label) and label != "*" and "." in rest and not is_address(asked) and f"*.{rest}" in self.names
 
     def issued(self, other: Certificate) -> bool:
         """Return whether this certificate says it is the issuer of the other, by name and key identifier."""
@@ -452,7 +452,7 @@ def _alternative_names(value: bytes) -> tuple[str, ...]:
         if one.tag == 0x82:
             name = _normal(_printable(one.content))
             # An address that is written as a host name is accepted by no client.
-            if name and not _is_address(name):
+            if name and not is_address(name):
                 names.append(name)
         elif one.tag == 0x87 and len(one.content) in (4, 16):
             names.append(str(ipaddress.ip_address(one.content)))
@@ -544,7 +544,8 @@ def _normal(name: str) -> str:
         return name.lower().rstrip(".")
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Return whether a name is an IP address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -606,3 +607,11 @@ def _bits(one: Element) -> bytes:
     if not one.content or one.content[0] != 0:
         raise CertificateError("der", "it has a bit string that is not made of whole bytes")
     return one.content[1:]
+
+
+def utc(seconds: float) -> str:
+    """Return a moment (seconds since the epoch) as people read it: ISO 8601, UTC, whole seconds."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.0f} s since 1970"
